@@ -1,0 +1,417 @@
+//! The difference between what a host has and what an owner wants of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use crate::nft::{self, Table, TableId};
+use crate::{
+    Address, Change, Host, Link, LinkKind, Mac, Owned, Owner, Route, Rule, Stage, Wanted,
+    rp_filter_path,
+};
+
+/// What to do, and what stands in the way.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// Changes in the order in which they are safe.
+    pub changes: Vec<Change>,
+    /// Foreign objects in the place of wanted ones. They are not touched.
+    pub conflicts: Vec<Conflict>,
+}
+
+/// A foreign object where one of ours should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
+pub enum Conflict {
+    /// A link of our name that is of another type.
+    #[error("a foreign link has the name {0}")]
+    Link(String),
+    /// Another link has our VXLAN network identifier and port.
+    #[error("the foreign link {other} has VNI {vni} and UDP port {port}, which {wanted} needs")]
+    Vxlan {
+        /// The link that we can't make.
+        wanted: String,
+        /// The link in the way.
+        other: String,
+        /// The network identifier.
+        vni: u32,
+        /// The UDP port.
+        port: u16,
+    },
+    /// A foreign route with the same table, destination and metric.
+    #[error(
+        "a foreign route (protocol {protocol}) to {dst} with metric {metric} stands in table {table}"
+    )]
+    Route {
+        /// Its table.
+        table: u32,
+        /// Its destination.
+        dst: ipnet::IpNet,
+        /// Its metric.
+        metric: u32,
+        /// Who installed it.
+        protocol: u8,
+    },
+}
+
+/// Compares `host` with what `owner` wants.
+///
+/// Carrying out the changes on `host` gives what is wanted, but for the conflicts; equals give no change;
+/// no change names an object that is not the owner's.
+#[must_use]
+pub fn diff(host: &Host, wanted: &Wanted, owner: &Owner) -> Difference {
+    let mut d = Difference::default();
+    let mut removals = Vec::new();
+    let links = links(host, wanted, owner, &mut d.conflicts, &mut removals);
+    let gone = recreated(&links);
+    let routes = routes(host, wanted, owner, &gone, &mut d.conflicts, &mut removals);
+    addresses(host, wanted, owner, &gone, &mut d.changes, &mut removals);
+    neighbours(host, wanted, owner, &gone, &mut d.changes, &mut removals);
+    fdb(host, wanted, owner, &gone, &mut d.changes, &mut removals);
+    rules(host, wanted, owner, &mut d.changes, &mut removals);
+    nft(host, wanted, owner, &mut d.changes);
+    sysctls(host, wanted, &mut d.changes);
+    d.changes.extend(routes);
+    // Stable: within a stage the order above is kept. The links keep their own order: one that is made
+    // anew has its removal in front.
+    d.changes.sort_by_key(Change::stage);
+    let at = d.changes.partition_point(|c| c.stage() < Stage::Links);
+    d.changes.splice(at..at, links);
+    removals.sort_by_key(removal_order);
+    d.changes.extend(removals);
+    drop_lost_on_conflicts(&mut d);
+    d
+}
+
+/// What was wanted on a link that can't be ours makes no sense without it.
+fn drop_lost_on_conflicts(d: &mut Difference) {
+    let lost: BTreeSet<String> = d
+        .conflicts
+        .iter()
+        .filter_map(|c| match c {
+            Conflict::Link(name) | Conflict::Vxlan { wanted: name, .. } => Some(name.clone()),
+            Conflict::Route { .. } => None,
+        })
+        .collect();
+    if lost.is_empty() {
+        return;
+    }
+    d.changes.retain(|change| match change {
+        Change::AddAddress(a) => !lost.contains(&a.link),
+        Change::SetNeighbour(n) => !lost.contains(&n.link),
+        Change::SetFdb(f) => !lost.contains(&f.link),
+        Change::SetRoute(r) => !r
+            .hops()
+            .iter()
+            .any(|h| h.dev.as_ref().is_some_and(|dev| lost.contains(dev))),
+        Change::CreateLink(..)
+        | Change::ChangeLink(..)
+        | Change::RemoveLink(_)
+        | Change::RemoveAddress(_)
+        | Change::RemoveNeighbour(_)
+        | Change::RemoveFdb(_)
+        | Change::Nft(_)
+        | Change::SetSysctl(..)
+        | Change::RemoveRoute(_)
+        | Change::AddRule(_)
+        | Change::RemoveRule(_) => true,
+    });
+}
+
+/// Rules go first and guards last, so that nothing leaks while the rest goes.
+fn removal_order(change: &Change) -> u8 {
+    match change {
+        Change::RemoveRule(_) => 0,
+        Change::RemoveRoute(r) if matches!(r.kind, crate::RouteKind::Unicast { .. }) => 1,
+        Change::RemoveFdb(_) => 2,
+        Change::RemoveNeighbour(_) => 3,
+        Change::RemoveAddress(_) => 4,
+        Change::RemoveLink(_) => 5,
+        Change::RemoveRoute(_)
+        | Change::CreateLink(..)
+        | Change::ChangeLink(..)
+        | Change::AddAddress(_)
+        | Change::SetNeighbour(_)
+        | Change::SetFdb(_)
+        | Change::Nft(_)
+        | Change::SetSysctl(..)
+        | Change::SetRoute(_)
+        | Change::AddRule(_) => 6,
+    }
+}
+
+fn links(
+    host: &Host,
+    wanted: &Wanted,
+    owner: &Owner,
+    conflicts: &mut Vec<Conflict>,
+    removals: &mut Vec<Change>,
+) -> Vec<Change> {
+    let Owned::Set(wanted) = &wanted.links else {
+        return Vec::new();
+    };
+    let mut changes = Vec::new();
+    for (name, want) in wanted {
+        if let Some(conflict) = vxlan_in_the_way(host, name, want, wanted, owner) {
+            conflicts.push(conflict);
+            continue;
+        }
+        match host.links.get(name) {
+            None => changes.push(Change::CreateLink(name.clone(), want.clone())),
+            Some(have) if have.kind == want.kind => {
+                let settled = Link {
+                    master: have.master.clone(),
+                    mac: want.mac.or(have.mac),
+                    ..want.clone()
+                };
+                if *have != settled {
+                    changes.push(Change::ChangeLink(name.clone(), settled));
+                }
+            }
+            Some(have) if owner.owns_link(name, have) || adoptable(have, want) => {
+                changes.push(Change::RemoveLink(name.clone()));
+                changes.push(Change::CreateLink(name.clone(), want.clone()));
+            }
+            Some(_) => conflicts.push(Conflict::Link(name.clone())),
+        }
+    }
+    for (name, link) in &host.links {
+        if owner.owns_link(name, link) && !wanted.contains_key(name) {
+            removals.push(Change::RemoveLink(name.clone()));
+        }
+    }
+    changes
+}
+
+/// Our name, network identifier and port under another mark: left by a predecessor.
+fn adoptable(have: &Link, want: &Link) -> bool {
+    match (&have.kind, &want.kind) {
+        (LinkKind::Vxlan(have), LinkKind::Vxlan(want)) => {
+            have.vni == want.vni && have.port == want.port
+        }
+        _ => false,
+    }
+}
+
+/// The kernel refuses a second VXLAN device of the same network identifier, port and family.
+fn vxlan_in_the_way(
+    host: &Host,
+    name: &str,
+    want: &Link,
+    wanted: &BTreeMap<String, Link>,
+    owner: &Owner,
+) -> Option<Conflict> {
+    let LinkKind::Vxlan(want) = &want.kind else {
+        return None;
+    };
+    let is_v6 = |v: &crate::Vxlan| v.local.or(v.remote).is_some_and(|ip| ip.is_ipv6());
+    let (other, _) = host.links.iter().find(|(other, link)| {
+        let LinkKind::Vxlan(have) = &link.kind else {
+            return false;
+        };
+        other.as_str() != name
+            && have.vni == want.vni
+            && have.port == want.port
+            && is_v6(have) == is_v6(want)
+            && !wanted.contains_key(*other)
+            && !owner.owns_link(other, link)
+    })?;
+    Some(Conflict::Vxlan {
+        wanted: name.to_owned(),
+        other: other.clone(),
+        vni: want.vni,
+        port: want.port,
+    })
+}
+
+/// Links that are removed to be made anew: what hung on them is gone.
+fn recreated(changes: &[Change]) -> BTreeSet<String> {
+    changes
+        .iter()
+        .filter_map(|c| {
+            if let Change::RemoveLink(name) = c {
+                Some(name.clone())
+            } else {
+                None
+            }
+        })
+        .collect()
+}
+
+/// Links on which the owner may add and remove: its own and the ones that it adopts in this pass.
+fn on_owned(host: &Host, wanted: &Wanted, owner: &Owner, link: &str) -> bool {
+    host.links.get(link).is_some_and(|have| {
+        owner.owns_link(link, have)
+            || wanted
+                .links
+                .get()
+                .and_then(|l| l.get(link))
+                .is_some_and(|want| adoptable(have, want))
+    })
+}
+
+fn addresses(
+    host: &Host,
+    wanted: &Wanted,
+    owner: &Owner,
+    gone: &BTreeSet<String>,
+    changes: &mut Vec<Change>,
+    removals: &mut Vec<Change>,
+) {
+    let Owned::Set(want) = &wanted.addresses else {
+        return;
+    };
+    let missing = |a: &&Address| gone.contains(&a.link) || !host.addresses.contains(a);
+    changes.extend(want.iter().filter(missing).cloned().map(Change::AddAddress));
+    let extra = host.addresses.iter().filter(|a| {
+        !want.contains(a)
+            && !a.is_kernels()
+            && !gone.contains(&a.link)
+            && on_owned(host, wanted, owner, &a.link)
+    });
+    removals.extend(extra.cloned().map(Change::RemoveAddress));
+}
+
+fn neighbours(
+    host: &Host,
+    wanted: &Wanted,
+    owner: &Owner,
+    gone: &BTreeSet<String>,
+    changes: &mut Vec<Change>,
+    removals: &mut Vec<Change>,
+) {
+    let Owned::Set(want) = &wanted.neighbours else {
+        return;
+    };
+    let missing = want
+        .iter()
+        .filter(|n| gone.contains(&n.link) || !host.neighbours.contains(n));
+    changes.extend(missing.cloned().map(Change::SetNeighbour));
+    let kept: BTreeSet<_> = want.iter().map(|n| (&n.link, n.ip)).collect();
+    let extra = host.neighbours.iter().filter(|n| {
+        !kept.contains(&(&n.link, n.ip))
+            && !gone.contains(&n.link)
+            && on_owned(host, wanted, owner, &n.link)
+    });
+    removals.extend(extra.cloned().map(Change::RemoveNeighbour));
+}
+
+fn fdb(
+    host: &Host,
+    wanted: &Wanted,
+    owner: &Owner,
+    gone: &BTreeSet<String>,
+    changes: &mut Vec<Change>,
+    removals: &mut Vec<Change>,
+) {
+    let Owned::Set(want) = &wanted.fdb else {
+        return;
+    };
+    let missing = want
+        .iter()
+        .filter(|f| gone.contains(&f.link) || !host.fdb.contains(f));
+    changes.extend(missing.cloned().map(Change::SetFdb));
+    let replaced: BTreeSet<_> = want
+        .iter()
+        .filter(|f| f.mac != Mac::ZERO)
+        .map(|f| (&f.link, f.mac))
+        .collect();
+    let extra = host.fdb.iter().filter(|f| {
+        !want.contains(f)
+            && !replaced.contains(&(&f.link, f.mac))
+            && !gone.contains(&f.link)
+            && on_owned(host, wanted, owner, &f.link)
+    });
+    removals.extend(extra.cloned().map(Change::RemoveFdb));
+}
+
+fn nft(host: &Host, wanted: &Wanted, owner: &Owner, changes: &mut Vec<Change>) {
+    let Owned::Set(want) = &wanted.nft else {
+        return;
+    };
+    let ids: BTreeSet<&TableId> = want.keys().chain(&owner.tables).collect();
+    let table = |tables: &'_ BTreeMap<TableId, Table>, id: &TableId| tables.get(id).cloned();
+    let ops: Vec<_> = ids
+        .into_iter()
+        .flat_map(|id| nft::diff_table(id, table(&host.nft, id).as_ref(), table(want, id).as_ref()))
+        .collect();
+    if !ops.is_empty() {
+        changes.push(Change::Nft(ops));
+    }
+}
+
+fn sysctls(host: &Host, wanted: &Wanted, changes: &mut Vec<Change>) {
+    for (path, value) in &wanted.sysctls {
+        if host
+            .sysctls
+            .get(path)
+            .is_none_or(|have| have.trim() != value)
+        {
+            changes.push(Change::SetSysctl(path.clone(), value.clone()));
+        }
+    }
+    let all = host.sysctl(&rp_filter_path("all")).unwrap_or(0);
+    for dev in &wanted.loose_reverse_path {
+        let path = rp_filter_path(dev);
+        // A link that this pass makes has no entry yet: the next pass, which its event brings, sees it.
+        if host.sysctl(&path).is_some_and(|own| own.max(all) == 1) {
+            changes.push(Change::SetSysctl(path, "2".to_owned()));
+        }
+    }
+}
+
+fn routes(
+    host: &Host,
+    wanted: &Wanted,
+    owner: &Owner,
+    gone: &BTreeSet<String>,
+    conflicts: &mut Vec<Conflict>,
+    removals: &mut Vec<Change>,
+) -> Vec<Change> {
+    let Owned::Set(want) = &wanted.routes else {
+        return Vec::new();
+    };
+    let have: BTreeMap<_, &Route> = host.routes.iter().map(|r| (r.key(), r)).collect();
+    let mut changes = Vec::new();
+    let lost = |r: &Route| {
+        r.hops()
+            .iter()
+            .any(|h| h.dev.as_ref().is_some_and(|dev| gone.contains(dev)))
+    };
+    for route in want.iter().filter(|r| lost(r) || !host.routes.contains(*r)) {
+        match have.get(&route.key()) {
+            Some(other) if !owner.owns_route(other) => conflicts.push(Conflict::Route {
+                table: other.table,
+                dst: other.dst,
+                metric: other.metric,
+                protocol: other.protocol,
+            }),
+            _ => changes.push(Change::SetRoute(route.clone())),
+        }
+    }
+    let kept: BTreeSet<_> = want.iter().map(Route::key).collect();
+    let extra = host
+        .routes
+        .iter()
+        .filter(|r| owner.owns_route(r) && !kept.contains(&r.key()));
+    removals.extend(extra.cloned().map(Change::RemoveRoute));
+    changes
+}
+
+fn rules(
+    host: &Host,
+    wanted: &Wanted,
+    owner: &Owner,
+    changes: &mut Vec<Change>,
+    removals: &mut Vec<Change>,
+) {
+    let Owned::Set(want) = &wanted.rules else {
+        return;
+    };
+    let missing = want.iter().filter(|r: &&Rule| !host.rules.contains(*r));
+    changes.extend(missing.cloned().map(Change::AddRule));
+    let extra = host
+        .rules
+        .iter()
+        .filter(|r| owner.owns_rule(r) && !want.contains(*r));
+    removals.extend(extra.cloned().map(Change::RemoveRule));
+}

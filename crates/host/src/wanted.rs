@@ -1,0 +1,88 @@
+//! What one process wants of a host, and how it knows its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use crate::nft::{Table, TableId};
+use crate::{Address, Fdb, Link, Neighbour, Route, Rule};
+
+/// What is wanted of one class of objects.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Owned<T> {
+    /// An input is not known yet: leave what is there.
+    #[default]
+    Keep,
+    /// Exactly this; whatever else is ours goes.
+    Set(T),
+}
+
+impl<T> Owned<T> {
+    /// What is wanted, if it is known.
+    pub fn get(&self) -> Option<&T> {
+        match self {
+            Self::Keep => None,
+            Self::Set(wanted) => Some(wanted),
+        }
+    }
+}
+
+/// The whole desired state of what one process owns on a host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Wanted {
+    /// Links by name; each carries the owner's alias.
+    pub links: Owned<BTreeMap<String, Link>>,
+    /// Addresses on owned links.
+    pub addresses: Owned<BTreeSet<Address>>,
+    /// Permanent neighbours on owned links.
+    pub neighbours: Owned<BTreeSet<Neighbour>>,
+    /// Forwarding entries on owned links.
+    pub fdb: Owned<BTreeSet<Fdb>>,
+    /// nftables tables.
+    pub nft: Owned<BTreeMap<TableId, Table>>,
+    /// Routes with the owner's protocol.
+    pub routes: Owned<BTreeSet<Route>>,
+    /// Policy rules with the owner's protocol.
+    pub rules: Owned<BTreeSet<Rule>>,
+    /// Sysctls by path below `/proc/sys`, where the path exists. Nothing is set back when one is no longer wanted.
+    pub sysctls: BTreeMap<String, String>,
+    /// Links whose reverse-path filter must not be strict: where the effective value (the larger of `all`'s and
+    /// the link's) is 1, the link's becomes 2; 0 and 2 are left alone.
+    pub loose_reverse_path: BTreeSet<String>,
+}
+
+/// How a process knows what is its own on a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// `ifalias` of its links.
+    pub alias: String,
+    /// Names of the links that may be its own; two owners with one alias differ in these.
+    pub links: BTreeSet<String>,
+    /// `rtm_protocol` of its routes; `None` owns no route.
+    pub route_protocol: Option<u8>,
+    /// `FRA_PROTOCOL` of its rules; `None` owns no rule.
+    pub rule_protocol: Option<u8>,
+    /// Its nftables tables.
+    pub tables: BTreeSet<TableId>,
+}
+
+impl Owner {
+    /// Whether a link is its own: by name and mark.
+    #[must_use]
+    pub fn owns_link(&self, name: &str, link: &Link) -> bool {
+        self.links.contains(name) && link.alias.as_deref() == Some(&self.alias)
+    }
+
+    /// Whether a route is its own.
+    #[must_use]
+    pub fn owns_route(&self, route: &Route) -> bool {
+        self.route_protocol == Some(route.protocol)
+    }
+
+    /// Whether a rule is its own.
+    #[must_use]
+    pub fn owns_rule(&self, rule: &Rule) -> bool {
+        self.rule_protocol == Some(rule.protocol)
+    }
+}
