@@ -1,0 +1,369 @@
+//! Endpoint: the active gateway of a cluster, as its peers need to know it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::names::{ANNOTATION_VTEP_MAC, BACKEND_INTERFACE, BACKEND_UDP_PORT, CABLE_PORT};
+use crate::{ClusterId, Object};
+
+/// `spec` of an Endpoint, also embedded in Gateway and RouteAgent.
+///
+/// The plural address fields came with Submariner 0.21; the singular ones mirror the IPv4 entry. Both are written.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointSpec {
+    /// The cluster.
+    pub cluster_id: String,
+    /// `submariner-cable-<cluster>-<private address with dashes>`; opaque to peers.
+    pub cable_name: String,
+    /// ICMP target of health checks.
+    #[serde(
+        rename = "healthCheckIP",
+        default,
+        skip_serializing_if = "String::is_empty"
+    )]
+    pub health_check_ip: String,
+    /// The same, one per family.
+    #[serde(
+        rename = "healthCheckIPs",
+        default,
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub health_check_ips: Vec<String>,
+    /// Host name of the gateway node.
+    pub hostname: String,
+    /// Subnets that are reached through it: service CIDRs, then pod CIDRs.
+    pub subnets: Vec<String>,
+    /// Address on the node's own network.
+    pub private_ip: String,
+    /// The same, one per family.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub private_ips: Vec<String>,
+    /// Address on the Internet, or empty.
+    pub public_ip: String,
+    /// The same, one per family.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub public_ips: Vec<String>,
+    /// Whether there may be a NAT in front of it.
+    pub nat_enabled: bool,
+    /// Cable driver: `libreswan`, `wireguard` or `vxlan`.
+    pub backend: String,
+    /// What the driver and its peers need to know.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub backend_config: BTreeMap<String, String>,
+}
+
+/// An Endpoint, parsed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The object's name.
+    pub name: String,
+    /// The cluster that it belongs to.
+    pub cluster: ClusterId,
+    /// Cable name: `[A-Za-z0-9.-]`, at most 200 characters.
+    pub cable_name: String,
+    /// Host name of the gateway node.
+    pub hostname: String,
+    /// Subnets that are reached through it, host bits zero.
+    pub subnets: Vec<IpNet>,
+    /// Addresses on its own network, at most one per family.
+    pub private_ips: Vec<IpAddr>,
+    /// Addresses on the Internet, at most one per family.
+    pub public_ips: Vec<IpAddr>,
+    /// Targets of health checks, at most one per family.
+    pub health_check_ips: Vec<IpAddr>,
+    /// Cable driver, lower case.
+    pub backend: String,
+    /// UDP port of the cable.
+    pub udp_port: u16,
+    /// The cable's device on the gateway.
+    pub interface: Option<String>,
+    /// Ethernet address of the VXLAN cable's device, where the gateway is one of ours.
+    pub vtep_mac: Option<[u8; 6]>,
+    /// When this copy was made, in Unix seconds; orders two Endpoints of one cluster.
+    pub created: i64,
+    /// The spec as it was read.
+    pub spec: EndpointSpec,
+}
+
+impl Endpoint {
+    /// The name that an Endpoint object has.
+    #[must_use]
+    pub fn object_name(cluster: &str, cable_name: &str) -> String {
+        crate::valid_name(&format!("{cluster}-{cable_name}"))
+    }
+
+    /// The cable name of a gateway: from its IPv4 address where it has one, else from the IPv6 one.
+    #[must_use]
+    pub fn cable_name(cluster: &ClusterId, private_ip: IpAddr) -> String {
+        let address = private_ip.to_string().replace(['.', ':'], "-");
+        format!("submariner-cable-{cluster}-{address}")
+    }
+
+    /// The private address of a family.
+    #[must_use]
+    pub fn private_ip(&self, v6: bool) -> Option<IpAddr> {
+        self.private_ips
+            .iter()
+            .copied()
+            .find(|ip| ip.is_ipv6() == v6)
+    }
+
+    /// Parses an object, which is hostile until then.
+    ///
+    /// # Errors
+    /// A sentence that names the field, what it holds and what was expected.
+    pub fn parse(object: &Object) -> Result<Self, String> {
+        let spec: EndpointSpec = object.section("spec")?;
+        let cluster: ClusterId = spec
+            .cluster_id
+            .parse()
+            .map_err(|e| format!("spec.cluster_id: {e}"))?;
+        check_text("spec.cable_name", &spec.cable_name, 200)?;
+        check_text("spec.hostname", &spec.hostname, 253)?;
+        let subnets = spec
+            .subnets
+            .iter()
+            .enumerate()
+            .map(|(i, s)| parse_net(&format!("spec.subnets[{i}]"), s))
+            .collect::<Result<Vec<_>, _>>()?;
+        let udp_port = match spec.backend_config.get(BACKEND_UDP_PORT) {
+            None => CABLE_PORT,
+            Some(text) => text.parse().ok().filter(|p| *p > 0).ok_or_else(|| {
+                format!("spec.backend_config[{BACKEND_UDP_PORT}]: '{}' is no UDP port; expected 1 to 65535", cut(text))
+            })?,
+        };
+        let interface = spec
+            .backend_config
+            .get(BACKEND_INTERFACE)
+            .filter(|s| !s.is_empty())
+            .cloned();
+        if let Some(name) = &interface {
+            check_link_name(&format!("spec.backend_config[{BACKEND_INTERFACE}]"), name)?;
+        }
+        Ok(Self {
+            name: object.key.name.clone(),
+            private_ips: addresses("private_ip", &spec.private_ips, &spec.private_ip)?,
+            public_ips: addresses("public_ip", &spec.public_ips, &spec.public_ip)?,
+            health_check_ips: addresses(
+                "healthCheckIP",
+                &spec.health_check_ips,
+                &spec.health_check_ip,
+            )?,
+            vtep_mac: vtep_mac(object)?,
+            cluster,
+            cable_name: spec.cable_name.clone(),
+            hostname: spec.hostname.clone(),
+            subnets,
+            backend: spec.backend.to_lowercase(),
+            udp_port,
+            interface,
+            created: object.created,
+            spec,
+        })
+    }
+}
+
+/// The Ethernet address that an object's annotation publishes.
+pub(crate) fn vtep_mac(object: &Object) -> Result<Option<[u8; 6]>, String> {
+    let Some(text) = object.annotations.get(ANNOTATION_VTEP_MAC) else {
+        return Ok(None);
+    };
+    let bad = || {
+        format!(
+            "annotation {ANNOTATION_VTEP_MAC}: '{}' is no unicast Ethernet address; expected e.g. 02:64:0a:00:00:05",
+            cut(text)
+        )
+    };
+    let mut mac = [0u8; 6];
+    let parts: Vec<&str> = text.split(':').collect();
+    if parts.len() != 6 {
+        return Err(bad());
+    }
+    for (octet, part) in mac.iter_mut().zip(&parts) {
+        if part.len() != 2 || !part.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(bad());
+        }
+        *octet = u8::from_str_radix(part, 16).map_err(|_| bad())?;
+    }
+    if mac == [0; 6] || mac[0] & 1 == 1 {
+        Err(bad())
+    } else {
+        Ok(Some(mac))
+    }
+}
+
+/// Plural first, the singular for IPv4 where the plural has none of that family; at most one of each family.
+fn addresses(field: &str, plural: &[String], singular: &str) -> Result<Vec<IpAddr>, String> {
+    let mut found: Vec<IpAddr> = Vec::new();
+    for (i, text) in plural.iter().enumerate() {
+        let ip = parse_ip(&format!("spec.{field}s[{i}]"), text)?;
+        if !found.iter().any(|have| have.is_ipv4() == ip.is_ipv4()) {
+            found.push(ip);
+        }
+    }
+    if !singular.is_empty() {
+        let ip = parse_ip(&format!("spec.{field}"), singular)?;
+        if !found.iter().any(|have| have.is_ipv4() == ip.is_ipv4()) {
+            found.push(ip);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// An address that a host can have.
+pub(crate) fn parse_ip(field: &str, text: &str) -> Result<IpAddr, String> {
+    let ip: IpAddr = text
+        .parse()
+        .map_err(|_| format!("{field}: '{}' is no IP address", cut(text)))?;
+    if ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() {
+        return Err(format!(
+            "{field}: {ip} can't be a host's address on a network"
+        ));
+    }
+    Ok(ip)
+}
+
+/// A prefix; host bits are cleared.
+pub(crate) fn parse_net(field: &str, text: &str) -> Result<IpNet, String> {
+    let net: IpNet = text.parse().map_err(|_| {
+        format!(
+            "{field}: '{}' is no prefix; expected e.g. 10.1.0.0/16 or fd00:1::/48",
+            cut(text)
+        )
+    })?;
+    Ok(net.trunc())
+}
+
+fn check_text(field: &str, text: &str, most: usize) -> Result<(), String> {
+    let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.' || c == '_' || c == ':';
+    if text.is_empty() || text.len() > most || !text.chars().all(good) {
+        return Err(format!(
+            "{field}: '{}' is not usable; expected 1 to {most} letters, digits, '-', '.', '_' and ':'",
+            cut(text)
+        ));
+    }
+    Ok(())
+}
+
+/// A name that the kernel takes for a link: 1 to 15 bytes, no `/`, no white space, not `.` or `..`.
+fn check_link_name(field: &str, name: &str) -> Result<(), String> {
+    let good = (1..=15).contains(&name.len())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_graphic() && b != b'/' && b != b':')
+        && name != "."
+        && name != ".."
+        && !matches!(name, "all" | "default" | "lo");
+    if good {
+        Ok(())
+    } else {
+        Err(format!(
+            "{field}: '{}' is no name of a network interface",
+            cut(name)
+        ))
+    }
+}
+
+/// At most 80 characters of a text that somebody else wrote, for a message.
+fn cut(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(80).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Kind;
+    use serde_json::json;
+
+    fn object(spec: serde_json::Value) -> Object {
+        let mut object = Object::new(Kind::Endpoint, "ns", "east-cable");
+        object.content.insert("spec".into(), spec);
+        object
+    }
+
+    fn good() -> serde_json::Value {
+        json!({"cluster_id": "east", "cable_name": "submariner-cable-east-10-0-0-5", "hostname": "gw",
+               "subnets": ["10.1.2.3/16", "fd00::/64"], "private_ip": "10.0.0.5", "public_ip": "",
+               "nat_enabled": false, "backend": "VXLAN", "backend_config": {"udp-port": "4501"}})
+    }
+
+    #[test]
+    fn an_endpoint_of_any_release_is_parsed() {
+        let old = Endpoint::parse(&object(good())).unwrap();
+        assert_eq!(old.subnets[0], "10.1.0.0/16".parse().unwrap());
+        assert_eq!((old.udp_port, old.backend.as_str()), (4501, "vxlan"));
+        assert_eq!(old.private_ip(false), Some("10.0.0.5".parse().unwrap()));
+        let mut new = good();
+        new["private_ips"] = json!(["fd00::5", "10.0.0.6"]);
+        let new = Endpoint::parse(&object(new)).unwrap();
+        assert_eq!(
+            new.private_ip(false),
+            Some("10.0.0.6".parse().unwrap()),
+            "plural goes before singular"
+        );
+        assert_eq!(new.private_ip(true), Some("fd00::5".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_bad_endpoint_is_refused_with_the_field_and_what_was_expected() {
+        for (field, value, said) in [
+            (
+                "cluster_id",
+                json!("East!"),
+                "spec.cluster_id: 'East!' is no cluster ID",
+            ),
+            (
+                "subnets",
+                json!(["10.1.0.0/33"]),
+                "spec.subnets[0]: '10.1.0.0/33' is no prefix",
+            ),
+            ("subnets", json!(null), "spec"),
+            (
+                "private_ip",
+                json!("127.0.0.1"),
+                "spec.private_ip: 127.0.0.1",
+            ),
+            ("hostname", json!(""), "spec.hostname"),
+            (
+                "backend_config",
+                json!({"udp-port": "0"}),
+                "'0' is no UDP port",
+            ),
+            (
+                "backend_config",
+                json!({"interface-name": "../x"}),
+                "no name of a network interface",
+            ),
+            ("cable_name", json!("a b"), "spec.cable_name"),
+        ] {
+            let mut spec = good();
+            spec[field] = value;
+            let error = Endpoint::parse(&object(spec)).unwrap_err();
+            assert!(error.contains(said), "{field}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_published_ethernet_address_must_be_unicast() {
+        let mut o = object(good());
+        o.annotations
+            .insert(ANNOTATION_VTEP_MAC.into(), "02:64:0a:00:00:05".into());
+        assert_eq!(
+            Endpoint::parse(&o).unwrap().vtep_mac,
+            Some([2, 0x64, 10, 0, 0, 5])
+        );
+        for bad in [
+            "ff:ff:ff:ff:ff:ff",
+            "00:00:00:00:00:00",
+            "02:64",
+            "+2:64:0a:00:00:05",
+        ] {
+            o.annotations.insert(ANNOTATION_VTEP_MAC.into(), bad.into());
+            assert!(Endpoint::parse(&o).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Names and numbers that other implementations, tools and people see.
+
+/// API group of all custom resources.
+pub const GROUP: &str = "submariner.io";
+/// The only version of the group.
+pub const VERSION: &str = "v1";
+
+/// Label on every object that went through the broker: the cluster it belongs to (a dash, not a dot, after `submariner`).
+pub const LABEL_CLUSTER_ID: &str = "submariner-io/clusterID";
+/// Label of nodes that may be gateways.
+pub const LABEL_GATEWAY: &str = "submariner.io/gateway";
+/// Annotation of a Gateway: when it was last written, in Unix seconds, decimal.
+pub const ANNOTATION_UPDATE_TIMESTAMP: &str = "update-timestamp";
+/// Annotation of a RouteAgent (for `vx-submariner`) and of an Endpoint (for the VXLAN cable): the device's Ethernet
+/// address. Who publishes it gets exact forwarding entries; who doesn't gets flooding and ARP, as Submariner does.
+pub const ANNOTATION_VTEP_MAC: &str = "strait.io/vtep-mac";
+
+/// VXLAN device between the nodes of a cluster, IPv4 underlay.
+pub const NODE_VXLAN: &str = "vx-submariner";
+/// The same with an IPv6 underlay.
+pub const NODE_VXLAN_6: &str = "vx-submariner-6";
+/// Its VXLAN network identifier (upstream `KP/constants.go`).
+pub const NODE_VXLAN_VNI: u32 = 100;
+/// Its UDP port (upstream `port/port.go`, `IntraClusterVxLAN`).
+pub const NODE_VXLAN_PORT: u16 = 4800;
+
+/// Device of the VXLAN cable, IPv4 outside.
+pub const CABLE_VXLAN: &str = "vxlan-tunnel";
+/// The same, IPv6 outside.
+pub const CABLE_VXLAN_6: &str = "vxlan-tunnel-6";
+/// Its VXLAN network identifier (upstream `cable/vxlan/vxlan.go`).
+pub const CABLE_VXLAN_VNI: u32 = 1000;
+/// UDP port of cables unless configured (upstream `port/port.go`, `ExternalTunnel`).
+pub const CABLE_PORT: u16 = 4500;
+
+/// Bytes that VXLAN adds in IPv4: 20 IP, 8 UDP, 8 VXLAN, 14 Ethernet (RFC 7348).
+pub const VXLAN_OVERHEAD_V4: u32 = 50;
+/// Bytes that VXLAN adds in IPv6: 40 IP, 8 UDP, 8 VXLAN, 14 Ethernet (RFC 7348).
+pub const VXLAN_OVERHEAD_V6: u32 = 70;
+
+/// Routing table and rule priority of the VXLAN cable on a gateway.
+pub const TABLE_VXLAN_CABLE: u32 = 100;
+/// Routing table and rule priority of every other cable on a gateway.
+pub const TABLE_GATEWAY: u32 = 150;
+
+/// `ifalias` of every link that is ours.
+pub const LINK_ALIAS: &str = "strait";
+/// Protocol number of our routes and rules. Free in linux/rtnetlink.h and in iproute2's rt_protos.
+pub const ROUTE_PROTOCOL: u8 = 83;
+/// nftables table of the route agent, family `inet`.
+pub const NFT_TABLE: &str = "strait-route-agent";
+
+/// Namespace of Submariner's objects in a cluster, unless configured.
+pub const NAMESPACE: &str = "submariner-operator";
+/// Namespace of the broker's objects, unless configured.
+pub const BROKER_NAMESPACE: &str = "submariner-k8s-broker";
+
+/// `backend_config`: UDP port of the cable.
+pub const BACKEND_UDP_PORT: &str = "udp-port";
+/// `backend_config`: UDP port of NAT discovery; `0` says that there is none.
+pub const BACKEND_NATT_PORT: &str = "natt-discovery-port";
+/// `backend_config`: the cable's device on the gateway.
+pub const BACKEND_INTERFACE: &str = "interface-name";

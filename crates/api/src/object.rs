@@ -1,0 +1,158 @@
+//! Kubernetes objects as plain data, as far as decisions need them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use kube::core::{ApiResource, DynamicObject, GroupVersionKind, ObjectMeta};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::names::{GROUP, VERSION};
+
+/// The kinds that the agents read and write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Kind {
+    /// `submariner.io` Cluster.
+    Cluster,
+    /// `submariner.io` Endpoint.
+    Endpoint,
+    /// `submariner.io` Gateway.
+    Gateway,
+    /// `submariner.io` RouteAgent.
+    RouteAgent,
+    /// Kubernetes' own Node.
+    Node,
+}
+
+impl Kind {
+    /// How the API server names it.
+    #[must_use]
+    pub fn resource(self) -> ApiResource {
+        let (group, version, kind, plural) = match self {
+            Self::Cluster => (GROUP, VERSION, "Cluster", "clusters"),
+            Self::Endpoint => (GROUP, VERSION, "Endpoint", "endpoints"),
+            Self::Gateway => (GROUP, VERSION, "Gateway", "gateways"),
+            Self::RouteAgent => (GROUP, VERSION, "RouteAgent", "routeagents"),
+            Self::Node => ("", "v1", "Node", "nodes"),
+        };
+        ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural)
+    }
+}
+
+/// What names an object.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ObjectKey {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its namespace; empty for kinds without.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {}/{}", self.kind, self.namespace, self.name)
+    }
+}
+
+/// An object without what the API server alone decides.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Object {
+    /// What names it.
+    pub key: ObjectKey,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// `spec`, `status` and whatever else stands beside `metadata`.
+    pub content: Map<String, Value>,
+    /// When it was made, in Unix seconds; 0 where that is unknown. Not compared by [`Object::same`].
+    pub created: i64,
+}
+
+impl Object {
+    /// An object with nothing in it.
+    #[must_use]
+    pub fn new(kind: Kind, namespace: &str, name: &str) -> Self {
+        Self {
+            key: ObjectKey {
+                kind,
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+            },
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            content: Map::new(),
+            created: 0,
+        }
+    }
+
+    /// Sets `spec` or `status`. What can't be JSON (no type of this crate) becomes null.
+    #[must_use]
+    pub fn with(mut self, section: &str, content: &impl Serialize) -> Self {
+        let value = serde_json::to_value(content).unwrap_or(Value::Null);
+        self.content.insert(section.to_owned(), value);
+        self
+    }
+
+    /// Reads `spec` or `status`.
+    ///
+    /// # Errors
+    /// A sentence that names the section and says what was expected.
+    pub fn section<T: DeserializeOwned>(&self, name: &str) -> Result<T, String> {
+        let value = self
+            .content
+            .get(name)
+            .ok_or_else(|| format!("{name}: missing"))?;
+        serde::Deserialize::deserialize(value)
+            .map_err(|e: serde_json::Error| format!("{name}: {e}"))
+    }
+
+    /// Same labels, annotations and content.
+    #[must_use]
+    pub fn same(&self, other: &Self) -> bool {
+        self.labels == other.labels
+            && self.annotations == other.annotations
+            && self.content == other.content
+    }
+
+    /// What was read from the API server.
+    #[must_use]
+    pub fn read(kind: Kind, object: &DynamicObject) -> Self {
+        let meta = &object.metadata;
+        let mut content = object.data.as_object().cloned().unwrap_or_default();
+        content.retain(|k, _| !matches!(k.as_str(), "apiVersion" | "kind" | "metadata"));
+        Self {
+            key: ObjectKey {
+                kind,
+                namespace: meta.namespace.clone().unwrap_or_default(),
+                name: meta.name.clone().unwrap_or_default(),
+            },
+            labels: meta.labels.clone().unwrap_or_default(),
+            annotations: meta.annotations.clone().unwrap_or_default(),
+            content,
+            created: meta
+                .creation_timestamp
+                .as_ref()
+                .map_or(0, |t| t.0.as_second()),
+        }
+    }
+
+    /// What is sent to the API server.
+    #[must_use]
+    pub fn write(&self) -> DynamicObject {
+        let resource = self.key.kind.resource();
+        let mut object =
+            DynamicObject::new(&self.key.name, &resource).data(Value::Object(self.content.clone()));
+        object.metadata = ObjectMeta {
+            name: Some(self.key.name.clone()),
+            namespace: Some(self.key.namespace.clone()).filter(|n| !n.is_empty()),
+            labels: Some(self.labels.clone()).filter(|l| !l.is_empty()),
+            annotations: Some(self.annotations.clone()).filter(|a| !a.is_empty()),
+            ..ObjectMeta::default()
+        };
+        object
+    }
+}

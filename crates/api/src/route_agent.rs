@@ -1,0 +1,68 @@
+//! RouteAgent: what a node's agent says of its way to other clusters. It has no spec and no status subresource.
+
+use serde::{Deserialize, Serialize};
+
+use crate::gateway::ConnectionStatus;
+use crate::{EndpointSpec, Object};
+
+/// `status` of a RouteAgent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteAgentStatus {
+    /// Version of the software.
+    pub version: String,
+    /// What does not work, in a sentence per condition, or empty.
+    pub status_failure: String,
+    /// Other clusters' Endpoints; never null.
+    pub remote_endpoints: Vec<RemoteEndpoint>,
+    /// Conditions that are not met; ours alone, pruned where Submariner's definition of the resource is installed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+}
+
+/// Another cluster's Endpoint, as this node sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RemoteEndpoint {
+    /// Result of the health check.
+    pub status: ConnectionStatus,
+    /// Why it is in this state.
+    pub status_message: String,
+    /// The Endpoint.
+    pub spec: EndpointSpec,
+}
+
+/// A condition that is not met.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    /// Its name, e.g. `CniInterfaceNotFound`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `True`: it holds.
+    pub status: String,
+    /// What was looked for and what was seen.
+    pub message: String,
+    /// Since when, RFC 3339; filled in when it is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_transition_time: Option<String>,
+}
+
+/// What one agent needs to know of another: the Ethernet address of its `vx-submariner`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentInfo {
+    /// The address; `None` for an agent that publishes none.
+    pub vtep_mac: Option<[u8; 6]>,
+}
+
+impl AgentInfo {
+    /// Parses a RouteAgent object of another node.
+    ///
+    /// # Errors
+    /// A sentence that names the annotation and what was expected.
+    pub fn parse(object: &Object) -> Result<Self, String> {
+        Ok(Self {
+            vtep_mac: crate::endpoint::vtep_mac(object)?,
+        })
+    }
+}
