@@ -1,1 +1,20 @@
-//! Being written.
+//! What every process of Strait shares: [`settings`] from the environment and flags, [`logs`], [`readiness`] and
+//! [`metrics`] behind one small [`http`] server, clients of the Kubernetes API that outlive it being away ([`kube`]),
+//! and an orderly end ([`drain`]).
+//!
+//! Nothing here decides anything about networking.
+
+pub mod drain;
+pub mod http;
+pub mod kube;
+pub mod logs;
+pub mod metrics;
+pub mod readiness;
+mod secret;
+pub mod settings;
+
+pub use drain::Drain;
+pub use metrics::Metrics;
+pub use readiness::{Heartbeat, Readiness};
+pub use secret::Secret;
+pub use settings::{Setting, Settings, SettingsError};

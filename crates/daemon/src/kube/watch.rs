@@ -1,0 +1,447 @@
+//! A list and its changes, for ever.
+
+use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::Duration;
+
+use futures::stream::{self, BoxStream, StreamExt};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{Api, DynamicObject, ListParams, TypeMeta, WatchEvent, WatchParams};
+use kube::core::{ApiResource, DynamicResourceScope, Resource};
+use kube::{Client, Error};
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+use tokio::time::Instant;
+
+/// What happened to the objects that are watched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change<T> {
+    /// The complete list. What is not in it is gone.
+    Reset(Vec<Item<T>>),
+    /// An object is new or changed.
+    Applied(Item<T>),
+    /// An object is gone; this is its last state.
+    Deleted(Item<T>),
+    /// The API can't be read, for this reason. What was known still holds; it is tried again.
+    Failed(String),
+}
+
+/// One object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item<T> {
+    /// The object's name.
+    pub name: String,
+    /// Its namespace; empty for what has none.
+    pub namespace: String,
+    /// The object, or why it was rejected.
+    pub parsed: Result<T, String>,
+}
+
+/// What to watch.
+///
+/// An object that can't be parsed is an [`Item`] like any other, with the reason in it: it stops nothing.
+#[derive(Clone)]
+pub struct Watch {
+    client: Client,
+    resource: ApiResource,
+    namespace: Option<String>,
+    labels: Option<String>,
+    fields: Option<String>,
+}
+
+impl Watch {
+    /// All objects of a type, in all namespaces. Only the type's name is used, never its `Deserialize`.
+    #[must_use]
+    pub fn of<K: Resource<DynamicType = ()>>(client: &Client) -> Self {
+        Self::of_resource(client, ApiResource::erase::<K>(&()))
+    }
+
+    /// All objects of a resource, in all namespaces.
+    #[must_use]
+    pub fn of_resource(client: &Client, resource: ApiResource) -> Self {
+        Self {
+            client: client.clone(),
+            resource,
+            namespace: None,
+            labels: None,
+            fields: None,
+        }
+    }
+
+    /// Only those in one namespace.
+    #[must_use]
+    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
+        self.namespace = Some(namespace.into());
+        self
+    }
+
+    /// Only those whose labels match, such as `submariner.io/gateway=true`.
+    #[must_use]
+    pub fn labels(mut self, selector: impl Into<String>) -> Self {
+        self.labels = Some(selector.into());
+        self
+    }
+
+    /// Only those whose fields match, such as `metadata.name=east-1`.
+    #[must_use]
+    pub fn fields(mut self, selector: impl Into<String>) -> Self {
+        self.fields = Some(selector.into());
+        self
+    }
+
+    /// Begins to watch. The stream never ends; every change comes as soon as it is read.
+    ///
+    /// The first item is a `Reset` or a `Failed`. After failures it is tried again with growing pauses of up to 5 s.
+    pub fn start<T, F>(self, parse: F) -> BoxStream<'static, Change<T>>
+    where
+        T: Send + 'static,
+        F: Fn(&DynamicObject) -> Result<T, String> + Send + 'static,
+    {
+        let Self {
+            client,
+            resource,
+            namespace,
+            labels,
+            fields,
+        } = self;
+        let api = match namespace {
+            Some(namespace) => Api::namespaced_with(client, &namespace, &resource),
+            None => Api::all_with(client, &resource),
+        };
+        let watching = Watching {
+            api,
+            labels,
+            fields,
+            parse,
+            phase: Phase::List,
+            pauses: Pauses::default(),
+        };
+        stream::unfold(watching, |mut watching| async move {
+            loop {
+                if let Some(change) = watching.step().await {
+                    return Some((change, watching));
+                }
+            }
+        })
+        .boxed()
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            client: _,
+            resource,
+            namespace,
+            labels,
+            fields,
+        } = self;
+        let mut debug = f.debug_struct("Watch");
+        debug
+            .field("resource", &resource.plural)
+            .field("namespace", namespace);
+        debug
+            .field("labels", labels)
+            .field("fields", fields)
+            .finish()
+    }
+}
+
+/// How many objects a page of a list holds.
+const PAGE: u32 = 500;
+
+/// After how many seconds the server is asked to end a watch, which is then begun again where it ended.
+const TIMEOUT: u32 = 290;
+
+/// After how long without a word, not even the end of the watch, a connection counts as dead.
+const SILENCE: Duration = Duration::from_secs(295);
+
+type Events = BoxStream<'static, kube::Result<WatchEvent<Lenient>>>;
+
+enum Phase {
+    /// Nothing is known.
+    List,
+    /// The list is known up to this version.
+    Start { version: String },
+    /// Changes are read.
+    Read {
+        version: String,
+        events: Events,
+        since: Instant,
+    },
+}
+
+struct Watching<F> {
+    api: Api<Lenient>,
+    labels: Option<String>,
+    fields: Option<String>,
+    parse: F,
+    phase: Phase,
+    pauses: Pauses,
+}
+
+impl<T, F: Fn(&DynamicObject) -> Result<T, String>> Watching<F> {
+    /// Goes on by one request or one event; `None` if there is nothing to tell.
+    async fn step(&mut self) -> Option<Change<T>> {
+        self.pauses.take().await;
+        // Whatever fails from here on begins anew with a list, unless it says otherwise.
+        match std::mem::replace(&mut self.phase, Phase::List) {
+            Phase::List => match self.list().await {
+                Ok((version, items)) => {
+                    self.phase = Phase::Start { version };
+                    Some(Change::Reset(items))
+                }
+                Err(reason) => Some(self.failed(reason)),
+            },
+            Phase::Start { version } => self.begin(version).await,
+            Phase::Read {
+                version,
+                events,
+                since,
+            } => self.read(version, events, since).await,
+        }
+    }
+
+    async fn list(&mut self) -> Result<(String, Vec<Item<T>>), String> {
+        let mut items = Vec::new();
+        let mut params = ListParams {
+            limit: Some(PAGE),
+            ..ListParams::default()
+        };
+        params.label_selector.clone_from(&self.labels);
+        params.field_selector.clone_from(&self.fields);
+        loop {
+            let page = self
+                .api
+                .list(&params)
+                .await
+                .map_err(|error| format!("cannot list: {}", chain(&error)))?;
+            items.extend(page.items.into_iter().map(|object| self.item(object)));
+            params.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
+            if params.continue_token.is_none() {
+                let version = page
+                    .metadata
+                    .resource_version
+                    .filter(|version| !version.is_empty());
+                return Ok((
+                    version.ok_or("cannot list: the answer has no resource version")?,
+                    items,
+                ));
+            }
+        }
+    }
+
+    async fn begin(&mut self, version: String) -> Option<Change<T>> {
+        let mut params = WatchParams {
+            timeout: Some(TIMEOUT),
+            bookmarks: true,
+            ..WatchParams::default()
+        };
+        params.label_selector.clone_from(&self.labels);
+        params.field_selector.clone_from(&self.fields);
+        match self.api.watch(&params, &version).await {
+            Ok(events) => {
+                self.phase = Phase::Read {
+                    version,
+                    events: events.boxed(),
+                    since: Instant::now(),
+                };
+                None
+            }
+            // What the server has forgotten must be listed again; that is no failure.
+            Err(Error::Api(status)) if status.code == 410 => None,
+            Err(error) => {
+                self.phase = Phase::Start { version };
+                Some(self.failed(format!("cannot watch: {}", chain(&error))))
+            }
+        }
+    }
+
+    async fn read(
+        &mut self,
+        version: String,
+        mut events: Events,
+        since: Instant,
+    ) -> Option<Change<T>> {
+        let Ok(event) = tokio::time::timeout(SILENCE, events.next()).await else {
+            self.phase = Phase::Start { version };
+            return None;
+        };
+        let change = match event {
+            Some(Ok(WatchEvent::Added(object) | WatchEvent::Modified(object))) => {
+                (object.version(), Some(Change::Applied(self.item(object))))
+            }
+            Some(Ok(WatchEvent::Deleted(object))) => {
+                (object.version(), Some(Change::Deleted(self.item(object))))
+            }
+            Some(Ok(WatchEvent::Bookmark(bookmark))) => {
+                (Some(bookmark.metadata.resource_version), None)
+            }
+            Some(Ok(WatchEvent::Error(status))) => {
+                if status.code == 410 {
+                    return None;
+                }
+                self.phase = Phase::Start { version };
+                return Some(self.failed(format!(
+                    "watch failed: {} ({})",
+                    status.message, status.code
+                )));
+            }
+            Some(Err(error)) => {
+                self.phase = Phase::Start { version };
+                return Some(self.failed(format!("watch failed: {}", chain(&error))));
+            }
+            None => {
+                // A server that ends every watch at once must not be asked in a tight loop.
+                if since.elapsed() < Duration::from_secs(1) {
+                    self.pauses.grow();
+                }
+                self.phase = Phase::Start { version };
+                return None;
+            }
+        };
+        self.pauses.reset();
+        let (newer, change) = change;
+        self.phase = Phase::Read {
+            version: newer.unwrap_or(version),
+            events,
+            since,
+        };
+        change
+    }
+
+    fn failed(&mut self, reason: String) -> Change<T> {
+        self.pauses.grow();
+        Change::Failed(reason)
+    }
+
+    fn item(&self, object: Lenient) -> Item<T> {
+        let Lenient(object) = object;
+        let parsed = (self.parse)(&object);
+        Item {
+            name: object.metadata.name.unwrap_or_default(),
+            namespace: object.metadata.namespace.unwrap_or_default(),
+            parsed,
+        }
+    }
+}
+
+/// The pauses between tries: 50 ms at first, doubled each time up to 5 s, with a random part of up to half.
+#[derive(Default)]
+struct Pauses {
+    failures: u32,
+    due: bool,
+}
+
+impl Pauses {
+    fn grow(&mut self) {
+        self.failures = self.failures.saturating_add(1);
+        self.due = true;
+    }
+
+    fn reset(&mut self) {
+        *self = Self::default();
+    }
+
+    async fn take(&mut self) {
+        if self.due {
+            tokio::time::sleep(pause(
+                self.failures,
+                RandomState::new().build_hasher().finish(),
+            ))
+            .await;
+            self.due = false;
+        }
+    }
+}
+
+fn pause(failures: u32, random: u64) -> Duration {
+    let whole = (25_u64 << failures.min(8)).min(5000);
+    Duration::from_millis(whole - random % (whole / 2))
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// An object of which nothing can be wrong: what is not as Kubernetes promises is absent.
+#[derive(Debug, Clone)]
+struct Lenient(DynamicObject);
+
+impl Lenient {
+    fn version(&self) -> Option<String> {
+        self.0
+            .metadata
+            .resource_version
+            .clone()
+            .filter(|version| !version.is_empty())
+    }
+}
+
+impl<'de> Deserialize<'de> for Lenient {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut data = Value::deserialize(deserializer)?;
+        let mut take = |key: &str| data.as_object_mut().and_then(|object| object.remove(key));
+        let metadata = take("metadata").unwrap_or_default();
+        let types = match (take("apiVersion"), take("kind")) {
+            (Some(Value::String(api_version)), Some(Value::String(kind))) => {
+                Some(TypeMeta { api_version, kind })
+            }
+            (_, _) => None,
+        };
+        let metadata = ObjectMeta::deserialize(&metadata).unwrap_or_else(|_| {
+            let text = |key: &str| metadata.get(key).and_then(Value::as_str).map(str::to_owned);
+            ObjectMeta {
+                name: text("name"),
+                namespace: text("namespace"),
+                resource_version: text("resourceVersion"),
+                uid: text("uid"),
+                ..ObjectMeta::default()
+            }
+        });
+        Ok(Self(DynamicObject {
+            types,
+            metadata,
+            data,
+        }))
+    }
+}
+
+impl Resource for Lenient {
+    type DynamicType = ApiResource;
+    type Scope = DynamicResourceScope;
+
+    fn kind(dt: &ApiResource) -> std::borrow::Cow<'_, str> {
+        DynamicObject::kind(dt)
+    }
+
+    fn group(dt: &ApiResource) -> std::borrow::Cow<'_, str> {
+        DynamicObject::group(dt)
+    }
+
+    fn version(dt: &ApiResource) -> std::borrow::Cow<'_, str> {
+        DynamicObject::version(dt)
+    }
+
+    fn plural(dt: &ApiResource) -> std::borrow::Cow<'_, str> {
+        DynamicObject::plural(dt)
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.0.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.0.metadata
+    }
+}

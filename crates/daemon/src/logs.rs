@@ -1,0 +1,44 @@
+//! Logs: to standard error, as text on a terminal and as JSON in a cluster.
+
+use std::io::{IsTerminal, stderr};
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::fmt;
+
+use crate::Settings;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Auto,
+    Text,
+    Json,
+}
+
+/// Starts the logs as `STRAIT_LOG` and `STRAIT_LOG_FORMAT` say. A wrong one is noted in `settings`, and its default
+/// taken, so that the other problems can be told.
+///
+/// Logs that another call started before stay as they are.
+pub fn init(settings: &mut Settings) {
+    let filter = settings.parse("STRAIT_LOG", |value| {
+        EnvFilter::try_new(value).map_err(|error| error.to_string())
+    });
+    let format = settings.parse("STRAIT_LOG_FORMAT", |value| match value {
+        "auto" => Ok(Format::Auto),
+        "text" => Ok(Format::Text),
+        "json" => Ok(Format::Json),
+        _ => Err("is not a format"),
+    });
+    let filter = filter.unwrap_or_else(|_| EnvFilter::new("info"));
+    let json = match format.unwrap_or(Format::Auto) {
+        Format::Auto => !stderr().is_terminal(),
+        Format::Text => false,
+        Format::Json => true,
+    };
+    let builder = fmt().with_env_filter(filter).with_writer(stderr);
+    // Fails only if logs were started before.
+    let _ = if json {
+        builder.json().flatten_event(true).try_init()
+    } else {
+        builder.with_ansi(stderr().is_terminal()).try_init()
+    };
+}
