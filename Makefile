@@ -1,0 +1,48 @@
+# `make` alone lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+CARGO_DENY_VERSION := 0.20.2
+CARGO_DENY := target/tools/bin/cargo-deny
+
+.PHONY: help deps build release check test demo bench clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+deps: ## Install what building and testing need and this Debian or Ubuntu lacks
+	@scripts/install-deps
+
+build: deps ## Build the binary for development
+	$(CARGO) build --locked --package strait
+
+release: deps ## Build the binary for production, and the smaller one for nodes
+	$(CARGO) build --locked --release --package strait
+	$(CARGO) build --locked --release --package strait --no-default-features --target-dir $(TARGET)/node
+
+check: deps $(CARGO_DENY) ## Formatting, lints, licences and sources of dependencies
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --locked --package strait --no-default-features -- -D warnings
+	$(CARGO_DENY) --locked check bans licenses sources
+
+test: deps ## All tests; those of the kernel need root, or user namespaces
+	$(CARGO) test --locked --workspace
+
+demo: deps ## Join two clusters on this machine and show who reaches whom
+	$(CARGO) build --locked --package strait
+	$(TARGET)/debug/strait lab demo
+
+bench: deps ## Measure, with the release build
+	$(CARGO) build --locked --release --package strait
+	$(TARGET)/release/strait lab bench
+
+clean: ## Remove all that was built
+	$(CARGO) clean
+
+# Takes some minutes, once; hence not a part of `make test`.
+$(CARGO_DENY):
+	$(CARGO) install --quiet --locked --root target/tools cargo-deny@$(CARGO_DENY_VERSION)
