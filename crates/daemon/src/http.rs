@@ -1,6 +1,7 @@
 //! The admin server: `/livez`, `/readyz` and `/metrics`, in clear, on the loopback address unless told otherwise.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -8,11 +9,15 @@ use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use serde::Deserialize;
-use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
 
-use crate::{Drain, Heartbeat, Metrics, Readiness};
+use crate::settings::Noted;
+use crate::{Drain, Heartbeat, Metrics, Readiness, Setting, Settings};
 
 /// What the admin server shows.
 #[derive(Debug, Clone)]
@@ -24,6 +29,32 @@ pub struct Admin {
     /// For `/metrics`.
     pub metrics: Metrics,
 }
+
+/// The setting of the admin server's port, for a process's table: `SUBMARINER_METRICSPORT`, with its own default.
+#[must_use]
+pub const fn port(default: &'static str) -> Setting {
+    let help = "TCP port of the admin server (/livez, /readyz, /metrics)";
+    Setting::new("SUBMARINER_METRICSPORT", help, "a port, 1 to 65535").default(default)
+}
+
+/// Where the admin server listens, by `STRAIT_LISTEN_ADDRESS` and the setting that [`port`] gives.
+///
+/// # Errors
+/// [`Noted`] if one of the two is wrong.
+pub fn address(settings: &mut Settings) -> Result<SocketAddr, Noted> {
+    let address = settings.parse("STRAIT_LISTEN_ADDRESS", str::parse::<IpAddr>);
+    let port = settings.port("SUBMARINER_METRICSPORT");
+    Ok(SocketAddr::new(address?, port?))
+}
+
+/// How many connections are served at once; more wait. Probes and a scraper or two need no more.
+const CONNECTIONS: usize = 32;
+
+/// How long a request's head may take to arrive, and a connection may idle.
+const HEAD: Duration = Duration::from_secs(5);
+
+/// How long a connection may last in all.
+const CONNECTION: Duration = Duration::from_secs(60);
 
 /// How long to wait before a port that is taken is tried again.
 const RETRY: Duration = Duration::from_secs(2);
@@ -39,12 +70,9 @@ impl Admin {
                 return;
             };
             let _ = bound.send(listener.local_addr().ok());
-            let server = axum::serve(listener, self.router());
-            if let Err(error) = server
-                .with_graceful_shutdown(async move { drain.ended().await })
-                .await
-            {
-                tracing::error!(%error, "the admin server ended");
+            tokio::select! {
+                () = drain.ended() => {}
+                () = serve(listener, self.router()) => {}
             }
         });
         receiver
@@ -56,6 +84,42 @@ impl Admin {
             .route("/readyz", get(ready))
             .route("/metrics", get(metrics))
             .with_state(self)
+    }
+}
+
+async fn serve(listener: TcpListener, router: Router) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        // The semaphore is never closed.
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let router = router.clone();
+                tokio::spawn(async move {
+                    converse(stream, router).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                // Out of file descriptors, most likely: waiting helps, spinning does not.
+                tracing::debug!(%error, "the admin server cannot accept");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+    }
+}
+
+async fn converse(stream: TcpStream, router: Router) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(16 << 10)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    match tokio::time::timeout(CONNECTION, connection).await {
+        Ok(Ok(())) | Err(_) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a connection to the admin server failed"),
     }
 }
 
@@ -119,3 +183,6 @@ async fn metrics(State(admin): State<Admin>) -> Response {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], admin.metrics.text()).into_response()
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,9 @@ use tracing_subscriber::fmt::fmt;
 
 use crate::Settings;
 
+/// The Kubernetes client logs each failed request as an error of its own; our watches and callers tell of them once.
+const QUIET: &str = "kube_client=off";
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Format {
     Auto,
@@ -20,7 +23,7 @@ enum Format {
 /// Logs that another call started before stay as they are.
 pub fn init(settings: &mut Settings) {
     let filter = settings.parse("STRAIT_LOG", |value| {
-        EnvFilter::try_new(value).map_err(|error| error.to_string())
+        EnvFilter::try_new(format!("{QUIET},{value}"))
     });
     let format = settings.parse("STRAIT_LOG_FORMAT", |value| match value {
         "auto" => Ok(Format::Auto),
@@ -28,7 +31,7 @@ pub fn init(settings: &mut Settings) {
         "json" => Ok(Format::Json),
         _ => Err("is not a format"),
     });
-    let filter = filter.unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = filter.unwrap_or_else(|_| EnvFilter::new(format!("{QUIET},info")));
     let json = match format.unwrap_or(Format::Auto) {
         Format::Auto => !stderr().is_terminal(),
         Format::Text => false,

@@ -73,7 +73,6 @@ impl fmt::Display for Origin {
 pub struct Noted(());
 
 /// The raw values of one process, and the problems found while they were parsed.
-#[derive(Debug)]
 pub struct Settings {
     table: &'static [Setting],
     values: BTreeMap<&'static str, (String, Origin)>,
@@ -232,5 +231,11 @@ impl Settings {
 
     fn table_of(&self) -> impl Iterator<Item = &'static Setting> + use<> {
         COMMON.iter().chain(self.table)
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.shown()).finish()
     }
 }
