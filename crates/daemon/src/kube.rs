@@ -4,7 +4,34 @@
 //! [`Change::Failed`], never by a process that does not start.
 
 mod client;
+mod lenient;
+mod pauses;
 mod watch;
 
 pub use client::{BROKER, BrokerSettings, ClientError, broker_client, cluster_client};
 pub use watch::{Change, Item, Watch};
+
+/// A request's failure in one line: the server's own words if it answered, else the whole chain of causes.
+#[must_use]
+pub fn describe(error: &kube::Error) -> String {
+    if let kube::Error::Api(status) = error {
+        let what = if status.message.is_empty() {
+            &status.reason
+        } else {
+            &status.message
+        };
+        return format!("{what} ({})", status.code);
+    }
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // Many causes are quoted by what they caused.
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -215,3 +215,6 @@ fn certificates(value: &str) -> Result<Vec<u8>, String> {
         Ok(_) => Ok(pem),
     }
 }
+
+#[cfg(test)]
+mod tests;

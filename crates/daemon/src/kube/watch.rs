@@ -1,17 +1,17 @@
 //! A list and its changes, for ever.
 
 use std::fmt;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
 use futures::stream::{self, BoxStream, StreamExt};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{Api, DynamicObject, ListParams, TypeMeta, WatchEvent, WatchParams};
-use kube::core::{ApiResource, DynamicResourceScope, Resource};
+use kube::api::{Api, DynamicObject, ListParams, WatchEvent, WatchParams};
+use kube::core::{ApiResource, Resource};
 use kube::{Client, Error};
-use serde::{Deserialize, Deserializer};
-use serde_json::Value;
 use tokio::time::Instant;
+
+use super::describe;
+use super::lenient::Lenient;
+use super::pauses::Pauses;
 
 /// What happened to the objects that are watched.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -215,7 +215,7 @@ impl<T, F: Fn(&DynamicObject) -> Result<T, String>> Watching<F> {
                 .api
                 .list(&params)
                 .await
-                .map_err(|error| format!("cannot list: {}", chain(&error)))?;
+                .map_err(|error| format!("cannot list: {}", describe(&error)))?;
             items.extend(page.items.into_iter().map(|object| self.item(object)));
             params.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
             if params.continue_token.is_none() {
@@ -252,7 +252,7 @@ impl<T, F: Fn(&DynamicObject) -> Result<T, String>> Watching<F> {
             Err(Error::Api(status)) if status.code == 410 => None,
             Err(error) => {
                 self.phase = Phase::Start { version };
-                Some(self.failed(format!("cannot watch: {}", chain(&error))))
+                Some(self.failed(format!("cannot watch: {}", describe(&error))))
             }
         }
     }
@@ -289,7 +289,7 @@ impl<T, F: Fn(&DynamicObject) -> Result<T, String>> Watching<F> {
             }
             Some(Err(error)) => {
                 self.phase = Phase::Start { version };
-                return Some(self.failed(format!("watch failed: {}", chain(&error))));
+                return Some(self.failed(format!("watch failed: {}", describe(&error))));
             }
             None => {
                 // A server that ends every watch at once must not be asked in a tight loop.
@@ -326,122 +326,5 @@ impl<T, F: Fn(&DynamicObject) -> Result<T, String>> Watching<F> {
     }
 }
 
-/// The pauses between tries: 50 ms at first, doubled each time up to 5 s, with a random part of up to half.
-#[derive(Default)]
-struct Pauses {
-    failures: u32,
-    due: bool,
-}
-
-impl Pauses {
-    fn grow(&mut self) {
-        self.failures = self.failures.saturating_add(1);
-        self.due = true;
-    }
-
-    fn reset(&mut self) {
-        *self = Self::default();
-    }
-
-    async fn take(&mut self) {
-        if self.due {
-            tokio::time::sleep(pause(
-                self.failures,
-                RandomState::new().build_hasher().finish(),
-            ))
-            .await;
-            self.due = false;
-        }
-    }
-}
-
-fn pause(failures: u32, random: u64) -> Duration {
-    let whole = (25_u64 << failures.min(8)).min(5000);
-    Duration::from_millis(whole - random % (whole / 2))
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
-}
-
-/// An object of which nothing can be wrong: what is not as Kubernetes promises is absent.
-#[derive(Debug, Clone)]
-struct Lenient(DynamicObject);
-
-impl Lenient {
-    fn version(&self) -> Option<String> {
-        self.0
-            .metadata
-            .resource_version
-            .clone()
-            .filter(|version| !version.is_empty())
-    }
-}
-
-impl<'de> Deserialize<'de> for Lenient {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut data = Value::deserialize(deserializer)?;
-        let mut take = |key: &str| data.as_object_mut().and_then(|object| object.remove(key));
-        let metadata = take("metadata").unwrap_or_default();
-        let types = match (take("apiVersion"), take("kind")) {
-            (Some(Value::String(api_version)), Some(Value::String(kind))) => {
-                Some(TypeMeta { api_version, kind })
-            }
-            (_, _) => None,
-        };
-        let metadata = ObjectMeta::deserialize(&metadata).unwrap_or_else(|_| {
-            let text = |key: &str| metadata.get(key).and_then(Value::as_str).map(str::to_owned);
-            ObjectMeta {
-                name: text("name"),
-                namespace: text("namespace"),
-                resource_version: text("resourceVersion"),
-                uid: text("uid"),
-                ..ObjectMeta::default()
-            }
-        });
-        Ok(Self(DynamicObject {
-            types,
-            metadata,
-            data,
-        }))
-    }
-}
-
-impl Resource for Lenient {
-    type DynamicType = ApiResource;
-    type Scope = DynamicResourceScope;
-
-    fn kind(dt: &ApiResource) -> std::borrow::Cow<'_, str> {
-        DynamicObject::kind(dt)
-    }
-
-    fn group(dt: &ApiResource) -> std::borrow::Cow<'_, str> {
-        DynamicObject::group(dt)
-    }
-
-    fn version(dt: &ApiResource) -> std::borrow::Cow<'_, str> {
-        DynamicObject::version(dt)
-    }
-
-    fn plural(dt: &ApiResource) -> std::borrow::Cow<'_, str> {
-        DynamicObject::plural(dt)
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.0.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.0.metadata
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -135,7 +135,9 @@ fn argument(setting: &'static Setting) -> Arg {
 }
 
 impl Settings {
-    pub(super) fn read_from(
+    /// As [`Settings::read`], from an environment that is given: names with their values.
+    #[must_use]
+    pub fn read_from(
         matches: &ArgMatches,
         table: &'static [Setting],
         environment: impl IntoIterator<Item = (String, OsString)>,
