@@ -1,1 +1,91 @@
-//! Being written.
+//! Makes a host plan true: reads a [`Host`] from the kernel and carries out [`Change`]s, over netlink.
+//!
+//! [`Kernel`] belongs to the network namespace of the thread that made it, and must be used on threads of
+//! that namespace: its sockets keep theirs, but `/proc/sys/net` is the calling thread's.
+//! No helper programs are run. Requests block for as long as the kernel works on them; between them other tasks
+//! of the runtime get their turn.
+
+mod address;
+mod apply;
+mod error;
+mod link;
+mod neighbour;
+mod nft;
+mod observe;
+mod route;
+mod rule;
+mod socket;
+mod sysctl;
+mod watch;
+mod wire;
+
+use std::collections::BTreeSet;
+
+pub use error::{Error, Failure};
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
+use strait_host::nft::TableId;
+use strait_host::{Change, Host};
+pub use watch::{Event, Watch};
+
+use crate::apply::Pass;
+use crate::socket::Socket;
+
+/// Changes between two turns of other tasks.
+const TURN: usize = 64;
+
+/// The networking of one namespace.
+#[derive(Debug)]
+pub struct Kernel {
+    rt: Socket,
+    nf: Socket,
+}
+
+impl Kernel {
+    /// Opens sockets in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// [`Error::Open`] if the kernel has no netlink or the process no descriptors left.
+    #[expect(
+        clippy::unused_async,
+        reason = "callers need not change if it ever waits"
+    )]
+    pub async fn connect() -> Result<Self, Error> {
+        Ok(Self {
+            rt: Socket::open(NETLINK_ROUTE)?,
+            nf: Socket::open(NETLINK_NETFILTER)?,
+        })
+    }
+
+    /// Reads the whole host; of nftables, the tables asked for.
+    ///
+    /// # Errors
+    /// [`Error::Unsteady`] if something changed during each of several attempts, else what the kernel says.
+    pub async fn observe(&mut self, tables: &BTreeSet<TableId>) -> Result<Host, Error> {
+        tokio::task::yield_now().await;
+        observe::observe(&mut self.rt, &mut self.nf, tables)
+    }
+
+    /// Carries out changes in the given order, and goes on after failures.
+    ///
+    /// If an nftables transaction fails, the unicast routes after it are not added ([`Error::Skipped`]): a flow
+    /// that starts before its NAT rule keeps a wrong binding. What is to be removed and is gone already is no failure.
+    pub async fn apply(&mut self, changes: &[Change]) -> Vec<Failure> {
+        let mut failures = Vec::new();
+        let mut pass = Pass::new(&mut self.rt, &mut self.nf, changes);
+        for (at, change) in changes.iter().enumerate() {
+            if at % TURN == TURN - 1 {
+                tokio::task::yield_now().await;
+            }
+            failures.extend(pass.make(change));
+        }
+        failures
+    }
+
+    /// Listens for changes, whoever makes them, on sockets of its own.
+    ///
+    /// # Errors
+    /// [`Error::Open`] if there are no descriptors left, or no runtime runs.
+    pub fn watch(&self) -> Result<Watch, Error> {
+        Watch::open()
+    }
+}
