@@ -1,1 +1,18 @@
-//! Being written.
+//! Every decision: state in, plans out.
+//!
+//! One module per process ([`route_agent`], [`gateway`]) with `State`, `Input`, `State::apply(Input)` and
+//! `State::plan()`. Nothing here does I/O, reads a clock or rolls dice: the time is an argument, and the same
+//! state gives the same plan.
+
+pub mod condition;
+pub mod gateway;
+pub mod local;
+pub mod net;
+pub mod remote;
+pub mod route_agent;
+pub mod source;
+pub mod time;
+
+pub use condition::{Condition, Severity};
+pub use source::{Event, Source};
+pub use time::Time;

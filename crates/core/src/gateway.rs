@@ -1,0 +1,151 @@
+//! Decisions of the gateway: what it publishes, what travels between the cluster and the broker, and the cable.
+//!
+//! Objects are treated as the kernel is: what is wanted in the cluster and on the broker is compared with what is
+//! there, and the differences are written.
+
+mod cable;
+mod objects;
+mod plan;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+pub use objects::ObjectChange;
+pub use plan::Plan;
+use strait_api::names::{CABLE_VXLAN, CABLE_VXLAN_6, LINK_ALIAS};
+use strait_api::{Cluster, ClusterId, Endpoint, Node, Object};
+use strait_host::{Host, Owner};
+
+use crate::source::{Event, Source};
+use crate::time::Time;
+
+/// What does not change while the process runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Name of the node (`NODE_NAME`).
+    pub node: String,
+    /// Host name of the node.
+    pub hostname: String,
+    /// Namespace of our objects in the cluster.
+    pub namespace: String,
+    /// Namespace of the clusterset's objects on the broker.
+    pub broker_namespace: String,
+    /// This cluster.
+    pub cluster: ClusterId,
+    /// Pod CIDRs of this cluster.
+    pub cluster_cidrs: Vec<IpNet>,
+    /// Service CIDRs of this cluster.
+    pub service_cidrs: Vec<IpNet>,
+    /// UDP port of the cable.
+    pub port: u16,
+    /// Whether there may be a NAT in front of this gateway.
+    pub nat_enabled: bool,
+    /// Whether to publish a target for health checks.
+    pub health_check: bool,
+    /// Version of the software, for the Gateway object.
+    pub version: String,
+}
+
+/// An object as it stands on a server, and what it parses into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry<T> {
+    /// As it stands there.
+    pub object: Object,
+    /// Parsed, or why it can't be used.
+    pub parsed: Result<T, String>,
+}
+
+/// An event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// Clusters in our namespace.
+    Clusters(Event<Entry<Cluster>>),
+    /// Endpoints in our namespace.
+    Endpoints(Event<Entry<Endpoint>>),
+    /// Clusters on the broker.
+    BrokerClusters(Event<Entry<Cluster>>),
+    /// Endpoints on the broker.
+    BrokerEndpoints(Event<Entry<Endpoint>>),
+    /// This Node.
+    Nodes(Event<Node>),
+    /// The whole of this host's networking, read anew.
+    Host(Box<Host>),
+    /// Time has passed.
+    Tick,
+}
+
+/// Everything that is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    settings: Settings,
+    clusters: Source<Entry<Cluster>>,
+    endpoints: Source<Entry<Endpoint>>,
+    broker_clusters: Source<Entry<Cluster>>,
+    broker_endpoints: Source<Entry<Endpoint>>,
+    nodes: Source<Node>,
+    host: Option<Host>,
+}
+
+impl State {
+    /// Nothing is known yet.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            clusters: Source::default(),
+            endpoints: Source::default(),
+            broker_clusters: Source::default(),
+            broker_endpoints: Source::default(),
+            nodes: Source::default(),
+            host: None,
+        }
+    }
+
+    /// Folds an event in.
+    pub fn apply(&mut self, input: Input, now: Time) {
+        match input {
+            Input::Clusters(event) => self.clusters.apply(event, now),
+            Input::Endpoints(event) => self.endpoints.apply(event, now),
+            Input::BrokerClusters(event) => self.broker_clusters.apply(event, now),
+            Input::BrokerEndpoints(event) => self.broker_endpoints.apply(event, now),
+            Input::Nodes(event) => self.nodes.apply(event, now),
+            Input::Host(host) => self.host = Some(*host),
+            Input::Tick => {}
+        }
+        self.clusters.tick(now);
+        self.endpoints.tick(now);
+        self.broker_clusters.tick(now);
+        self.broker_endpoints.tick(now);
+        self.nodes.tick(now);
+    }
+
+    /// When [`Input::Tick`] has something to do.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Time> {
+        [
+            self.clusters.deadline(),
+            self.endpoints.deadline(),
+            self.broker_clusters.deadline(),
+            self.broker_endpoints.deadline(),
+            self.nodes.deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+}
+
+/// How the gateway knows what is its own on a host: the cable's device and what hangs on it. No route, no rule, no
+/// nftables: those are the route agent's.
+#[must_use]
+pub fn owner() -> Owner {
+    Owner {
+        alias: LINK_ALIAS.to_owned(),
+        links: [CABLE_VXLAN, CABLE_VXLAN_6].map(str::to_owned).into(),
+        route_protocol: None,
+        rule_protocol: None,
+        tables: BTreeSet::new(),
+    }
+}

@@ -1,0 +1,133 @@
+//! Objects of the cluster and of the broker: what is wanted there, and the difference with what is there.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+use serde::Serialize;
+use strait_api::names::LABEL_CLUSTER_ID;
+use strait_api::{ClusterId, Kind, Object, ObjectKey};
+
+use super::Entry;
+use crate::Source;
+
+/// A change on an API server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ObjectChange {
+    /// Makes the object, or makes it equal to this.
+    Put(Object),
+    /// Removes it.
+    Delete(ObjectKey),
+}
+
+impl ObjectChange {
+    /// What it is about.
+    #[must_use]
+    pub fn key(&self) -> &ObjectKey {
+        match self {
+            Self::Put(object) => &object.key,
+            Self::Delete(key) => key,
+        }
+    }
+}
+
+/// Which cluster an object went through the broker for.
+fn label(object: &Object) -> Option<&str> {
+    object.labels.get(LABEL_CLUSTER_ID).map(String::as_str)
+}
+
+/// The copy of an own object that goes to the broker.
+pub(super) fn to_broker(object: &Object, namespace: &str, own: &ClusterId) -> Object {
+    let mut copy = object.clone();
+    namespace.clone_into(&mut copy.key.namespace);
+    copy.labels
+        .insert(LABEL_CLUSTER_ID.to_owned(), own.to_string());
+    copy
+}
+
+/// What other clusters have on the broker and may have here: each under its own label only. `why_not` has the last
+/// word; what is refused is given with the reason.
+pub(super) fn from_broker<T>(
+    broker: &Source<Entry<T>>,
+    namespace: &str,
+    own: &ClusterId,
+    id: impl Fn(&T) -> &ClusterId,
+    why_not: impl Fn(&T) -> Option<String>,
+) -> (Vec<Object>, Vec<String>) {
+    let mut copies = Vec::new();
+    let mut refused = Vec::new();
+    for entry in broker.values() {
+        let (object, name) = (&entry.object, &entry.object.key);
+        // Unlabelled objects were not put there for us; those with our label are our own.
+        let Some(label) = label(object).filter(|l| *l != own.as_str()) else {
+            continue;
+        };
+        let verdict = match &entry.parsed {
+            Err(why) => Some(why.clone()),
+            Ok(parsed) if id(parsed).as_str() != label => Some(format!(
+                "it carries the label of cluster '{label}', but says that it is of cluster '{}'",
+                id(parsed)
+            )),
+            Ok(parsed) => why_not(parsed),
+        };
+        if let Some(why) = verdict {
+            refused.push(format!("{name} on the broker: {why}"));
+        } else {
+            let mut copy = object.clone();
+            namespace.clone_into(&mut copy.key.namespace);
+            copies.push(copy);
+        }
+    }
+    (copies, refused)
+}
+
+/// The changes that make the objects of one kind on one server what they should be.
+///
+/// `ours` says which of those that are there, and are not wanted, may be removed.
+pub(super) fn changes<T>(
+    there: &Source<Entry<T>>,
+    wanted: &[Object],
+    ours: impl Fn(&Entry<T>) -> bool,
+) -> Vec<ObjectChange> {
+    if !there.is_known() {
+        return Vec::new();
+    }
+    let wanted: BTreeMap<&str, &Object> = wanted.iter().map(|o| (o.key.name.as_str(), o)).collect();
+    let puts = wanted
+        .iter()
+        .filter(|(name, object)| there.get(name).is_none_or(|have| !have.object.same(object)))
+        .map(|(_, object)| ObjectChange::Put((*object).clone()));
+    let gone = there
+        .iter()
+        .filter(|(name, entry)| !wanted.contains_key(name) && ours(entry))
+        .map(|(_, entry)| ObjectChange::Delete(entry.object.key.clone()));
+    puts.chain(gone).collect()
+}
+
+/// Whether an object here is a copy of another cluster's.
+pub(super) fn is_foreign_copy<T>(entry: &Entry<T>, own: &ClusterId) -> bool {
+    label(&entry.object).is_some_and(|l| l != own.as_str())
+}
+
+/// Whether an object on the broker is this cluster's.
+pub(super) fn is_own_on_broker<T>(entry: &Entry<T>, own: &ClusterId) -> bool {
+    label(&entry.object) == Some(own.as_str())
+}
+
+/// Text of prefixes, IPv4 first: the order is part of what libreswan peers agree on.
+pub(super) fn texts<'a>(nets: impl IntoIterator<Item = &'a IpNet>) -> Vec<String> {
+    let (v4, v6): (Vec<&IpNet>, Vec<&IpNet>) = nets.into_iter().partition(|n| n.addr().is_ipv4());
+    v4.into_iter().chain(v6).map(ToString::to_string).collect()
+}
+
+/// Clusters before Endpoints when they come, the other way round when they go: peers check an Endpoint's subnets
+/// against its Cluster.
+pub(super) fn ordered(mut changes: Vec<ObjectChange>) -> Vec<ObjectChange> {
+    changes.sort_by_key(|change| match change {
+        ObjectChange::Put(o) if o.key.kind == Kind::Cluster => 0,
+        ObjectChange::Put(_) => 1,
+        ObjectChange::Delete(key) if key.kind == Kind::Cluster => 3,
+        ObjectChange::Delete(_) => 2,
+    });
+    changes
+}

@@ -1,0 +1,374 @@
+//! The plan as a whole.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use strait_api::gateway::{GatewayStatus, HaStatus};
+use strait_api::names::{
+    ANNOTATION_VTEP_MAC, BACKEND_INTERFACE, BACKEND_NATT_PORT, BACKEND_UDP_PORT, CABLE_VXLAN,
+};
+use strait_api::vtep::Vxlan;
+use strait_api::{ClusterSpec, Endpoint, EndpointSpec, Kind, Object, valid_name};
+use strait_host::{Family, Mac, Wanted};
+
+use super::objects::{
+    ObjectChange, changes, from_broker, is_foreign_copy, is_own_on_broker, ordered, texts,
+    to_broker,
+};
+use super::{State, cable};
+use crate::Condition;
+use crate::local::{Underlay, cni_address, every_link, seen, underlay};
+use crate::net::{of_family, overlap};
+use crate::remote::remotes;
+
+/// Everything that the gateway wants.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Plan {
+    /// What it owns on the host.
+    pub wanted: Wanted,
+    /// Changes of objects in the cluster.
+    pub local: Vec<ObjectChange>,
+    /// Changes of objects on the broker.
+    pub broker: Vec<ObjectChange>,
+    /// Its Gateway object, without the time.
+    pub gateway: Option<Object>,
+    /// What is not as it should be, the worst first.
+    pub conditions: Vec<Condition>,
+}
+
+impl State {
+    /// What is wanted, given what is known.
+    #[must_use]
+    pub fn plan(&self) -> Plan {
+        let mut conditions = self.source_conditions();
+        let (copies, refused) = self.copies();
+        if !refused.is_empty() {
+            conditions.push(Condition::degraded("RejectedObject", refused.join("; ")));
+        }
+        let own = self.own(&mut conditions);
+        let (local, broker) = self.objects(own.as_ref(), &copies);
+        let mut plan = Plan {
+            local,
+            broker,
+            ..Plan::default()
+        };
+        if let (Some(own), true) = (&own, self.endpoints.is_known()) {
+            let endpoints = self
+                .endpoints
+                .values()
+                .filter_map(|e| e.parsed.as_ref().ok());
+            let (remotes, problems) =
+                remotes(endpoints, &self.settings.cluster, &self.local_cidrs());
+            conditions.extend(problems);
+            let remotes: Vec<_> = remotes.into_iter().collect();
+            plan.wanted =
+                cable::wanted(&own.underlays, &remotes, self.settings.port, Some(own.mac));
+            let failures: Vec<String> = conditions.iter().map(ToString::to_string).collect();
+            let status = GatewayStatus {
+                version: self.settings.version.clone(),
+                ha_status: HaStatus::Active,
+                local_endpoint: own.spec.clone(),
+                status_failure: failures.join("; "),
+                connections: cable::connections(&own.underlays, &remotes),
+            };
+            let name = valid_name(&self.settings.hostname);
+            plan.gateway = Some(
+                Object::new(Kind::Gateway, &self.settings.namespace, &name).with("status", &status),
+            );
+        }
+        conditions.sort_by(|a, b| b.severity.cmp(&a.severity).then_with(|| a.cmp(b)));
+        conditions.dedup();
+        plan.conditions = conditions;
+        plan
+    }
+
+    fn local_cidrs(&self) -> Vec<IpNet> {
+        [
+            &self.settings.service_cidrs[..],
+            &self.settings.cluster_cidrs[..],
+        ]
+        .concat()
+    }
+
+    /// What this gateway publishes; `None` while the host's address is not known.
+    fn own(&self, conditions: &mut Vec<Condition>) -> Option<Own> {
+        let host = self.host.as_ref().filter(|_| self.nodes.is_known())?;
+        let s = &self.settings;
+        let node = self.nodes.get(&s.node);
+        let families: Vec<Family> = Family::ALL
+            .into_iter()
+            .filter(|f| of_family(&s.cluster_cidrs, *f).next().is_some())
+            .collect();
+        let mut underlays = BTreeMap::new();
+        let mut health_check_ips = Vec::new();
+        for family in families {
+            let internal = node.and_then(|n| n.internal_ip(family == Family::V6));
+            let Some(underlay) = underlay(host, family, internal, &every_link()) else {
+                let message = format!(
+                    "no {family} address of this host: neither the InternalIP of Node {} nor a default route's; interfaces seen: {}",
+                    s.node,
+                    seen(host, family, &every_link())
+                );
+                conditions.push(Condition::not_ready("NodeAddressNotFound", message));
+                continue;
+            };
+            underlays.insert(family, underlay);
+            if let Some(cni) = cni_address(
+                host,
+                family,
+                &s.cluster_cidrs,
+                &every_link(),
+                &BTreeSet::new(),
+            ) {
+                health_check_ips.push(cni.ip);
+            } else {
+                let message = format!(
+                    "Error discovering the CNI interface: no {family} address in {} on an interface that is up; interfaces seen: {}; \
+                     no health check address is published until one appears",
+                    texts(&s.cluster_cidrs).join(", "),
+                    seen(host, family, &every_link())
+                );
+                conditions.push(Condition::degraded("CniInterfaceNotFound", message));
+            }
+        }
+        let first = underlays.values().next()?.ip;
+        if !s.health_check {
+            health_check_ips.clear();
+        }
+        let mac = Mac(Vxlan::Gateways.mac(first));
+        let spec = self.spec(&underlays, first, &health_check_ips);
+        Some(Own {
+            underlays,
+            mac,
+            spec,
+        })
+    }
+
+    fn spec(
+        &self,
+        underlays: &BTreeMap<Family, Underlay>,
+        first: IpAddr,
+        health: &[IpAddr],
+    ) -> EndpointSpec {
+        let s = &self.settings;
+        let text = |ips: &[IpAddr]| ips.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let v4 = |ips: &[IpAddr]| {
+            ips.iter()
+                .find(|ip| ip.is_ipv4())
+                .map(ToString::to_string)
+                .unwrap_or_default()
+        };
+        let private: Vec<IpAddr> = underlays.values().map(|u| u.ip).collect();
+        let usable = |net: &&IpNet| underlays.contains_key(&Family::of_net(net));
+        EndpointSpec {
+            cluster_id: s.cluster.to_string(),
+            cable_name: Endpoint::cable_name(&s.cluster, first),
+            health_check_ip: v4(health),
+            health_check_ips: text(health),
+            hostname: s.hostname.clone(),
+            subnets: texts(self.local_cidrs().iter().filter(usable)),
+            private_ip: v4(&private),
+            private_ips: text(&private),
+            public_ip: String::new(),
+            public_ips: Vec::new(),
+            nat_enabled: s.nat_enabled,
+            backend: cable::BACKEND.to_owned(),
+            backend_config: BTreeMap::from([
+                (BACKEND_UDP_PORT.to_owned(), s.port.to_string()),
+                (BACKEND_NATT_PORT.to_owned(), "0".to_owned()),
+                (BACKEND_INTERFACE.to_owned(), CABLE_VXLAN.to_owned()),
+            ]),
+        }
+    }
+
+    /// What other clusters have on the broker and may have here, and what is refused.
+    fn copies(&self) -> (Copies, Vec<String>) {
+        let s = &self.settings;
+        let local = self.local_cidrs();
+        let (clusters, mut refused) = from_broker(
+            &self.broker_clusters,
+            &s.namespace,
+            &s.cluster,
+            |c| &c.id,
+            |_| None,
+        );
+        let (endpoints, bad) = from_broker(
+            &self.broker_endpoints,
+            &s.namespace,
+            &s.cluster,
+            |e| &e.cluster,
+            |endpoint| {
+                let (theirs, ours) = endpoint.subnets.iter().find_map(|theirs| {
+                    Some((theirs, local.iter().find(|ours| overlap(theirs, ours))?))
+                })?;
+                Some(format!(
+                    "OverlappingSubnets: its subnet {theirs} overlaps {ours} of this cluster"
+                ))
+            },
+        );
+        refused.extend(bad);
+        (
+            Copies {
+                clusters,
+                endpoints,
+            },
+            refused,
+        )
+    }
+
+    fn objects(
+        &self,
+        own: Option<&Own>,
+        copies: &Copies,
+    ) -> (Vec<ObjectChange>, Vec<ObjectChange>) {
+        let s = &self.settings;
+        let Some(own) = own else {
+            return (Vec::new(), Vec::new());
+        };
+        let (cluster, endpoint) = (self.own_cluster(), self.own_endpoint(own));
+        let on_broker = |object| [to_broker(object, &s.broker_namespace, &s.cluster)];
+        let mut broker = changes(&self.broker_clusters, &on_broker(&cluster), |e| {
+            is_own_on_broker(e, &s.cluster)
+        });
+        broker.extend(changes(
+            &self.broker_endpoints,
+            &on_broker(&endpoint),
+            |e| is_own_on_broker(e, &s.cluster),
+        ));
+        // Copies of other clusters stay as they are while the broker has not been heard.
+        let clusters_heard = self.broker_clusters.is_known();
+        let endpoints_heard = self.broker_endpoints.is_known();
+        let mut local = changes(&self.clusters, &with(cluster, &copies.clusters), |e| {
+            clusters_heard && is_foreign_copy(e, &s.cluster)
+        });
+        local.extend(changes(
+            &self.endpoints,
+            &with(endpoint, &copies.endpoints),
+            |e| {
+                let predecessor = e.parsed.as_ref().is_ok_and(|p| p.cluster == s.cluster);
+                predecessor || (endpoints_heard && is_foreign_copy(e, &s.cluster))
+            },
+        ));
+        (ordered(local), ordered(broker))
+    }
+
+    fn own_cluster(&self) -> Object {
+        let s = &self.settings;
+        let spec = ClusterSpec {
+            cluster_id: s.cluster.to_string(),
+            color_codes: vec!["blue".to_owned()],
+            service_cidr: texts(&s.service_cidrs),
+            cluster_cidr: texts(&s.cluster_cidrs),
+            global_cidr: Vec::new(),
+        };
+        Object::new(Kind::Cluster, &s.namespace, &valid_name(s.cluster.as_str()))
+            .with("spec", &spec)
+    }
+
+    fn own_endpoint(&self, own: &Own) -> Object {
+        let s = &self.settings;
+        let name = Endpoint::object_name(s.cluster.as_str(), &own.spec.cable_name);
+        let mut object = Object::new(Kind::Endpoint, &s.namespace, &name).with("spec", &own.spec);
+        object
+            .annotations
+            .insert(ANNOTATION_VTEP_MAC.to_owned(), own.mac.to_string());
+        object
+    }
+
+    fn source_conditions(&self) -> Vec<Condition> {
+        let sources = [
+            (
+                "Clusters",
+                self.clusters.is_known(),
+                self.clusters.is_held(),
+                self.clusters.failure(),
+            ),
+            (
+                "Endpoints",
+                self.endpoints.is_known(),
+                self.endpoints.is_held(),
+                self.endpoints.failure(),
+            ),
+            (
+                "Nodes",
+                self.nodes.is_known(),
+                self.nodes.is_held(),
+                self.nodes.failure(),
+            ),
+            (
+                "the broker's Clusters",
+                self.broker_clusters.is_known(),
+                self.broker_clusters.is_held(),
+                self.broker_clusters.failure(),
+            ),
+            (
+                "the broker's Endpoints",
+                self.broker_endpoints.is_known(),
+                self.broker_endpoints.is_held(),
+                self.broker_endpoints.failure(),
+            ),
+        ];
+        let mut conditions = Vec::new();
+        for (what, known, held, failure) in sources {
+            let broker = what.starts_with("the broker");
+            let why = failure.map(|f| format!(" ({f})")).unwrap_or_default();
+            if !known && !broker {
+                let message = format!("the list of {what} has not come yet{why}");
+                conditions.push(Condition::not_ready("InputsUnknown", message));
+            } else if !known || failure.is_some() {
+                let name = if broker {
+                    "BrokerUnreachable"
+                } else {
+                    "ApiUnreachable"
+                };
+                let message = format!("watching {what}: {}", failure.unwrap_or("not heard yet"));
+                conditions.push(Condition::degraded(name, message));
+            }
+            if held {
+                let message = format!(
+                    "all of {what} vanished at once; they are kept for 30 s in case that is a fault"
+                );
+                conditions.push(Condition::degraded("SourceHeld", message));
+            }
+        }
+        if self.host.is_none() {
+            conditions.push(Condition::not_ready(
+                "InputsUnknown",
+                "the kernel's state was not read yet".to_owned(),
+            ));
+        }
+        let bad = self
+            .endpoints
+            .values()
+            .filter_map(|e| Some((&e.object.key, e.parsed.as_ref().err()?)));
+        conditions.extend(
+            bad.map(|(key, why)| Condition::degraded("InvalidObject", format!("{key}: {why}"))),
+        );
+        conditions
+    }
+}
+
+/// What this gateway publishes of itself.
+struct Own {
+    underlays: BTreeMap<Family, Underlay>,
+    mac: Mac,
+    spec: EndpointSpec,
+}
+
+/// Other clusters' objects, as they should stand here.
+struct Copies {
+    clusters: Vec<Object>,
+    endpoints: Vec<Object>,
+}
+
+fn with(own: Object, others: &[Object]) -> Vec<Object> {
+    // Another cluster that claims our object's name does not get it.
+    let mut all: Vec<Object> = others
+        .iter()
+        .filter(|o| o.key != own.key)
+        .cloned()
+        .collect();
+    all.push(own);
+    all
+}

@@ -1,0 +1,165 @@
+//! Decisions of the route agent: the way from one node to remote clusters.
+//!
+//! The kernel of the node, the Endpoints, the Nodes and the other agents are folded into [`State`]; [`State::plan`]
+//! gives everything that the agent owns on the host, what it says of itself, and what is not as it should be.
+
+pub mod flows;
+mod nft;
+mod plan;
+mod routes;
+#[cfg(test)]
+mod tests;
+mod view;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use ipnet::IpNet;
+pub use plan::Plan;
+use strait_api::names::{LINK_ALIAS, NFT_TABLE, NODE_VXLAN, NODE_VXLAN_6, ROUTE_PROTOCOL};
+use strait_api::route_agent::AgentInfo;
+use strait_api::{ClusterId, Endpoint, Node};
+use strait_host::nft::{TableFamily, TableId};
+use strait_host::{Host, Owner};
+
+use crate::source::{Event, Source};
+use crate::time::Time;
+
+/// How long the route by way of a lost gateway stays: connecting sockets would fail at once with an unreachable one.
+const GATEWAY_GRACE: Duration = Duration::from_secs(5);
+
+/// What does not change while the process runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Name of the node (`NODE_NAME`).
+    pub node: String,
+    /// Host name, which an Endpoint of this node carries.
+    pub hostname: String,
+    /// Namespace of our objects.
+    pub namespace: String,
+    /// This cluster.
+    pub cluster: ClusterId,
+    /// Pod CIDRs of this cluster.
+    pub cluster_cidrs: Vec<IpNet>,
+    /// Service CIDRs of this cluster.
+    pub service_cidrs: Vec<IpNet>,
+    /// Version of the software, for the RouteAgent object.
+    pub version: String,
+}
+
+/// An event.
+#[expect(clippy::large_enum_variant, reason = "events are few and short-lived")]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// Endpoints in our namespace, of this cluster and of others.
+    Endpoints(Event<Endpoint>),
+    /// Nodes of this cluster.
+    Nodes(Event<Node>),
+    /// RouteAgents of this cluster, by node name.
+    Agents(Event<AgentInfo>),
+    /// The whole of this host's networking, read anew.
+    Host(Box<Host>),
+    /// Time has passed.
+    Tick,
+}
+
+/// Everything that is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    settings: Settings,
+    endpoints: Source<Endpoint>,
+    nodes: Source<Node>,
+    agents: Source<AgentInfo>,
+    host: Option<Host>,
+    /// The active gateway, kept for a while after it is gone.
+    gateway: Option<Endpoint>,
+    gateway_lost: Option<Time>,
+}
+
+impl State {
+    /// Nothing is known yet.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            endpoints: Source::default(),
+            nodes: Source::default(),
+            agents: Source::default(),
+            host: None,
+            gateway: None,
+            gateway_lost: None,
+        }
+    }
+
+    /// Folds an event in.
+    pub fn apply(&mut self, input: Input, now: Time) {
+        match input {
+            Input::Endpoints(event) => self.endpoints.apply(event, now),
+            Input::Nodes(event) => self.nodes.apply(event, now),
+            Input::Agents(event) => self.agents.apply(event, now),
+            Input::Host(host) => self.host = Some(*host),
+            Input::Tick => {}
+        }
+        self.endpoints.tick(now);
+        self.nodes.tick(now);
+        self.agents.tick(now);
+        self.follow_gateway(now);
+    }
+
+    /// When [`Input::Tick`] has something to do.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Time> {
+        let sources = [
+            self.endpoints.deadline(),
+            self.nodes.deadline(),
+            self.agents.deadline(),
+        ];
+        sources
+            .into_iter()
+            .chain([self.gateway_lost.map(|lost| lost + GATEWAY_GRACE)])
+            .flatten()
+            .min()
+    }
+
+    /// The newest Endpoint of this cluster is the active gateway.
+    fn follow_gateway(&mut self, now: Time) {
+        let own = self
+            .endpoints
+            .values()
+            .filter(|e| e.cluster == self.settings.cluster);
+        let newest = own
+            .max_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)))
+            .cloned();
+        if newest.is_some() {
+            self.gateway = newest;
+            self.gateway_lost = None;
+        } else if self.gateway.is_some() && self.endpoints.is_known() {
+            let lost = *self.gateway_lost.get_or_insert(now);
+            if lost + GATEWAY_GRACE <= now {
+                self.gateway = None;
+                self.gateway_lost = None;
+            }
+        }
+    }
+}
+
+/// How the route agent knows what is its own on a host.
+#[must_use]
+pub fn owner() -> Owner {
+    Owner {
+        alias: LINK_ALIAS.to_owned(),
+        links: [NODE_VXLAN, NODE_VXLAN_6].map(str::to_owned).into(),
+        route_protocol: Some(ROUTE_PROTOCOL),
+        rule_protocol: Some(ROUTE_PROTOCOL),
+        tables: BTreeSet::from([table()]),
+    }
+}
+
+/// The route agent's nftables table.
+#[must_use]
+pub fn table() -> TableId {
+    TableId {
+        family: TableFamily::Inet,
+        name: NFT_TABLE.to_owned(),
+    }
+}

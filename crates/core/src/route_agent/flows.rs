@@ -1,0 +1,59 @@
+//! Connections whose NAT binding is not what it should be.
+//!
+//! A connection keeps the binding that its first packet got, even none; a rule that comes later does not change it.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+/// What bindings connections with remote clusters should have.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct FlowRules {
+    /// Remote subnets.
+    pub remote: Vec<IpNet>,
+    /// Pod CIDRs of this cluster.
+    pub pods: Vec<IpNet>,
+    /// Sources that connections from this host may be seen with, per family; `None` while any is as good.
+    pub host_v4: Option<BTreeSet<IpAddr>>,
+    /// The same for IPv6.
+    pub host_v6: Option<BTreeSet<IpAddr>>,
+}
+
+/// A tracked connection: its first packet's addresses, and those of the reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flow {
+    /// Source of the first packet.
+    pub src: IpAddr,
+    /// Destination of the first packet.
+    pub dst: IpAddr,
+    /// Source of the reply: where the connection really goes.
+    pub reply_src: IpAddr,
+    /// Destination of the reply: the source that the other side sees.
+    pub reply_dst: IpAddr,
+}
+
+impl FlowRules {
+    /// Whether a connection has a binding that it must not keep.
+    #[must_use]
+    pub fn wrong(&self, flow: &Flow) -> bool {
+        let within = |nets: &[IpNet], ip: IpAddr| nets.iter().any(|n| n.contains(&ip));
+        if within(&self.remote, flow.dst) {
+            if within(&self.pods, flow.src) {
+                return flow.reply_dst != flow.src;
+            }
+            let allowed = if flow.src.is_ipv4() {
+                &self.host_v4
+            } else {
+                &self.host_v6
+            };
+            return allowed
+                .as_ref()
+                .is_some_and(|a| !a.contains(&flow.reply_dst));
+        }
+        within(&self.remote, flow.src)
+            && within(&self.pods, flow.reply_src)
+            && flow.reply_dst != flow.src
+    }
+}

@@ -1,0 +1,300 @@
+//! The nftables table: rules few and fixed, what varies in sets.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use strait_api::names::NODE_VXLAN_PORT;
+use strait_host::Family;
+use strait_host::nft::{Base, Chain, ChainKind, Field, Hook, Rule, Set, Statement, Table, Value};
+
+use super::view::FamilyView;
+
+/// The lowest priority that the kernel takes for NAT (net/netfilter/nf_tables_api.c: above `NF_IP_PRI_CONNTRACK`,
+/// −200). The first NAT chain that binds a connection wins.
+const NAT_PRIORITY: i32 = -199;
+/// `NF_IP_PRI_MANGLE`: after connection tracking, before the filters of others.
+const EARLY_PRIORITY: i32 = -150;
+
+/// `NFPROTO_IPV4`, `NFPROTO_IPV6` (linux/netfilter.h).
+const fn protocol(family: Family) -> u32 {
+    match family {
+        Family::V4 => 2,
+        Family::V6 => 10,
+    }
+}
+/// `IPPROTO_TCP`, `IPPROTO_UDP` (linux/in.h).
+const TCP: u32 = 6;
+const UDP: u32 = 17;
+/// `NF_CT_STATE_BIT(IP_CT_NEW)` as nftables has it: `ct state new`.
+const CT_NEW: u32 = 8;
+/// SYN and RST of the TCP flags (RFC 9293).
+const SYN: u32 = 2;
+const SYN_RST: u32 = 6;
+
+/// What of the table varies.
+pub(super) struct Variables<'a> {
+    pub families: &'a [FamilyView<'a>],
+    /// The source of what this host sends, per family: CNI address, or address in the nodes' VXLAN.
+    pub host_source: BTreeMap<Family, IpAddr>,
+    /// Links by which connections from remote subnets may begin.
+    pub ways: BTreeSet<String>,
+    /// Addresses of the nodes of this cluster.
+    pub nodes: BTreeSet<IpAddr>,
+    /// On a gateway with a VXLAN cable: its UDP port, and the addresses of its peers.
+    pub cable: Option<(u16, BTreeSet<IpAddr>)>,
+}
+
+/// The whole table.
+pub(super) fn table(v: &Variables<'_>) -> Table {
+    let mut table = Table::default();
+    for view in v.families {
+        let family = view.family;
+        table.sets.insert(
+            name("remote", family),
+            Set::of_nets(family, &view.subnets()),
+        );
+        table
+            .sets
+            .insert(name("pods", family), Set::of_nets(family, &view.pods));
+        table
+            .sets
+            .insert(name("nodes", family), Set::of_ips(family, &v.nodes));
+        if let Some((_, peers)) = &v.cable {
+            table
+                .sets
+                .insert(name("peers", family), Set::of_ips(family, peers));
+        }
+    }
+    table.sets.insert(
+        "ways".to_owned(),
+        Set::of_names(v.ways.iter().map(String::as_str)),
+    );
+    let chain = |kind, hook, priority, rules| Chain {
+        base: Some(Base {
+            kind,
+            hook,
+            priority,
+        }),
+        rules,
+    };
+    let chains = [
+        (
+            "source",
+            chain(
+                ChainKind::Nat,
+                Hook::Postrouting,
+                NAT_PRIORITY,
+                source_rules(v),
+            ),
+        ),
+        (
+            "ways",
+            chain(
+                ChainKind::Filter,
+                Hook::Prerouting,
+                EARLY_PRIORITY,
+                way_rules(v),
+            ),
+        ),
+        (
+            "tunnels",
+            chain(
+                ChainKind::Filter,
+                Hook::Input,
+                EARLY_PRIORITY,
+                tunnel_rules(v),
+            ),
+        ),
+        (
+            "mss",
+            chain(
+                ChainKind::Filter,
+                Hook::Postrouting,
+                EARLY_PRIORITY,
+                mss_rules(v),
+            ),
+        ),
+    ];
+    table.chains = chains
+        .into_iter()
+        .map(|(name, chain)| (name.to_owned(), chain))
+        .collect();
+    table
+}
+
+/// Name of the set of a family, e.g. `remote4`.
+fn name(set: &str, family: Family) -> String {
+    match family {
+        Family::V4 => format!("{set}4"),
+        Family::V6 => format!("{set}6"),
+    }
+}
+
+/// Who is seen with which source.
+fn source_rules(v: &Variables<'_>) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for view in v.families {
+        let f = view.family;
+        let (remote, pods) = (name("remote", f), name("pods", f));
+        rules.push(rule(
+            "pods keep their address towards remote clusters",
+            [
+                family(f),
+                from(f, &pods),
+                to(f, &remote),
+                Statement::Counter,
+                Statement::SnatToSelf(f),
+            ],
+        ));
+        rules.push(rule(
+            "remote clusters keep theirs towards pods",
+            [
+                family(f),
+                from(f, &remote),
+                to(f, &pods),
+                Statement::Counter,
+                Statement::SnatToSelf(f),
+            ],
+        ));
+        if let Some(ip) = v.host_source.get(&f) {
+            rules.push(rule(
+                "this host and what passes through it, with an address that replies find back to",
+                [
+                    family(f),
+                    to(f, &remote),
+                    Statement::Counter,
+                    Statement::SnatTo(*ip),
+                ],
+            ));
+        }
+    }
+    rules
+}
+
+/// Loose reverse-path filtering lets remote sources in anywhere; here they are let in where they belong.
+fn way_rules(v: &Variables<'_>) -> Vec<Rule> {
+    let rules = v.families.iter().map(|view| {
+        let f = view.family;
+        let elsewhere = Statement::Lookup {
+            field: Field::InputLink,
+            negated: true,
+            set: "ways".to_owned(),
+        };
+        let new = Statement::Match {
+            field: Field::CtState,
+            mask: Some(CT_NEW),
+            negated: true,
+            value: Value::Number(0),
+        };
+        rule(
+            "connections from remote clusters begin only where they can arrive",
+            [
+                family(f),
+                from(f, &name("remote", f)),
+                elsewhere,
+                new,
+                Statement::Counter,
+                Statement::Drop,
+            ],
+        )
+    });
+    rules.collect()
+}
+
+/// Tunnels are spoken with those who are known only.
+fn tunnel_rules(v: &Variables<'_>) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for view in v.families {
+        let f = view.family;
+        let mut only = |comment, port: u16, set: &str| {
+            let stranger = Statement::Lookup {
+                field: Field::Source(f),
+                negated: true,
+                set: name(set, f),
+            };
+            let statements = [
+                family(f),
+                number(Field::Transport, UDP),
+                number(Field::DestinationPort, port.into()),
+                stranger,
+                Statement::Counter,
+                Statement::Drop,
+            ];
+            rules.push(rule(comment, statements));
+        };
+        only("the nodes' VXLAN is for nodes", NODE_VXLAN_PORT, "nodes");
+        if let Some((port, _)) = &v.cable {
+            only(
+                "the cable is for gateways of other clusters",
+                *port,
+                "peers",
+            );
+        }
+    }
+    rules
+}
+
+/// TCP connections fit into the tunnels.
+fn mss_rules(v: &Variables<'_>) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for view in v.families {
+        let f = view.family;
+        let syn = || Statement::Match {
+            field: Field::TcpFlags,
+            mask: Some(SYN_RST),
+            negated: false,
+            value: Value::Number(SYN),
+        };
+        let remote = name("remote", f);
+        for (comment, side) in [
+            ("fit the path to remote clusters", to(f, &remote)),
+            ("and the path back", from(f, &remote)),
+        ] {
+            let statements = [
+                family(f),
+                side,
+                number(Field::Transport, TCP),
+                syn(),
+                Statement::ClampMss,
+            ];
+            rules.push(rule(comment, statements));
+        }
+    }
+    rules
+}
+
+fn rule<const N: usize>(comment: &str, statements: [Statement; N]) -> Rule {
+    Rule {
+        statements: statements.into(),
+        comment: comment.to_owned(),
+    }
+}
+
+fn number(field: Field, value: u32) -> Statement {
+    Statement::Match {
+        field,
+        mask: None,
+        negated: false,
+        value: Value::Number(value),
+    }
+}
+
+fn family(f: Family) -> Statement {
+    number(Field::Protocol, protocol(f))
+}
+
+fn from(f: Family, set: &str) -> Statement {
+    Statement::Lookup {
+        field: Field::Source(f),
+        negated: false,
+        set: set.to_owned(),
+    }
+}
+
+fn to(f: Family, set: &str) -> Statement {
+    Statement::Lookup {
+        field: Field::Destination(f),
+        negated: false,
+        set: set.to_owned(),
+    }
+}

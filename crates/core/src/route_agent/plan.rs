@@ -1,0 +1,455 @@
+//! The plan as a whole.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use strait_api::gateway::ConnectionStatus;
+use strait_api::names::ANNOTATION_VTEP_MAC;
+use strait_api::route_agent::{Condition as StatusCondition, RemoteEndpoint, RouteAgentStatus};
+use strait_api::vtep::Vxlan;
+use strait_api::{Kind, Object};
+use strait_host::{Family, Host, Mac, Owned, Wanted};
+
+use super::flows::FlowRules;
+use super::view::{FamilyView, Role};
+use super::{State, nft, routes, table};
+use crate::Condition;
+use crate::local::{every_link, seen};
+use crate::net::of_family;
+use crate::remote::{Remote, remotes};
+
+/// Everything that the route agent wants.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Plan {
+    /// What it owns on the host.
+    pub wanted: Wanted,
+    /// What is not as it should be, the worst first.
+    pub conditions: Vec<Condition>,
+    /// Its RouteAgent object, once that can be said.
+    pub object: Option<Object>,
+    /// What bindings connections should have; `None` while that can't be said.
+    pub flows: Option<FlowRules>,
+    /// The CNI addresses found, with their links: for the log line when one is found, changes or goes.
+    pub cni: BTreeMap<Family, (IpAddr, String)>,
+    /// What this node is, for logs.
+    pub role: &'static str,
+}
+
+impl State {
+    /// What is wanted, given what is known.
+    #[must_use]
+    pub fn plan(&self) -> Plan {
+        let mut conditions = self.source_conditions();
+        let (Some(host), true) = (&self.host, self.sources_known()) else {
+            return Plan {
+                conditions: sorted(conditions),
+                role: "unknown",
+                ..Plan::default()
+            };
+        };
+        let local: Vec<IpNet> = [
+            &self.settings.cluster_cidrs[..],
+            &self.settings.service_cidrs[..],
+        ]
+        .concat();
+        let (remotes, problems) = remotes(self.endpoints.values(), &self.settings.cluster, &local);
+        conditions.extend(problems);
+        let families: Vec<FamilyView<'_>> = Family::ALL
+            .into_iter()
+            .filter(|f| of_family(&self.settings.cluster_cidrs, *f).next().is_some())
+            .map(|f| self.family_view(host, f, &remotes))
+            .collect();
+        conditions.extend(self.path_conditions(host, &families));
+        let conditions = sorted(conditions);
+        Plan {
+            wanted: self.wanted(host, &families),
+            object: Some(self.object(&families, &remotes, &conditions)),
+            flows: Some(self.flow_rules(&families)),
+            cni: families
+                .iter()
+                .filter_map(|v| v.cni.as_ref().map(|c| (v.family, (c.ip, c.link.clone()))))
+                .collect(),
+            role: match self.role() {
+                Role::Gateway => "gateway",
+                Role::Worker => "worker",
+                Role::NoGateway => "no gateway",
+            },
+            conditions,
+        }
+    }
+
+    fn sources_known(&self) -> bool {
+        self.endpoints.is_known() && self.nodes.is_known() && self.agents.is_known()
+    }
+
+    fn wanted(&self, host: &Host, families: &[FamilyView<'_>]) -> Wanted {
+        let role = self.role();
+        let mut links = BTreeMap::new();
+        let mut addresses = BTreeSet::new();
+        let mut neighbours = BTreeSet::new();
+        let mut fdb = BTreeSet::new();
+        let mut wanted_routes = BTreeSet::new();
+        let mut rules = BTreeSet::new();
+        let mut sysctls = BTreeMap::new();
+        let mut loose = BTreeSet::new();
+        let cable = self.cable(families, host);
+        let mac = mac(families);
+        for view in families {
+            if let Some((name, link)) = mac.and_then(|mac| routes::link(view, mac)) {
+                if view.family == Family::V4 {
+                    sysctls.insert(format!("net/ipv4/conf/{name}/forwarding"), "1".to_owned());
+                    sysctls.insert(
+                        format!("net/ipv4/conf/{name}/send_redirects"),
+                        "0".to_owned(),
+                    );
+                }
+                links.insert(name, link);
+                addresses.extend(routes::address(view));
+                let (n, f) = match role {
+                    Role::Gateway => routes::entries(view.family, view.nodes.values()),
+                    Role::Worker | Role::NoGateway => {
+                        routes::entries(view.family, view.gateway.iter())
+                    }
+                };
+                neighbours.extend(n);
+                fdb.extend(f);
+            }
+            match role {
+                Role::Gateway => {
+                    wanted_routes.extend(routes::gateway(view, host, self.cable_link(view.family)));
+                    rules.insert(routes::gateway_rule(view.family));
+                }
+                Role::Worker | Role::NoGateway => wanted_routes.extend(routes::worker(view)),
+            }
+            if view.family == Family::V4 {
+                loose.extend(routes::pod_network_links(host, &view.pods));
+                loose.extend(view.underlay.iter().map(|u| u.link.clone()));
+                if role == Role::Gateway {
+                    loose.insert(routes::device(view.family).to_owned());
+                    if let Some(link) = self
+                        .cable_link(Family::V4)
+                        .filter(|l| host.links.contains_key(*l))
+                    {
+                        loose.insert(link.to_owned());
+                        sysctls.insert(format!("net/ipv4/conf/{link}/forwarding"), "1".to_owned());
+                        sysctls.insert(
+                            format!("net/ipv4/conf/{link}/send_redirects"),
+                            "0".to_owned(),
+                        );
+                    }
+                }
+            }
+        }
+        let variables = nft::Variables {
+            families,
+            host_source: families
+                .iter()
+                .filter_map(|v| Some((v.family, self.host_source(v)?)))
+                .collect(),
+            ways: self.ways(host, families),
+            nodes: self.node_addresses(families),
+            cable,
+        };
+        Wanted {
+            links: Owned::Set(links),
+            addresses: Owned::Set(addresses),
+            neighbours: Owned::Set(neighbours),
+            fdb: Owned::Set(fdb),
+            nft: Owned::Set(BTreeMap::from([(table(), nft::table(&variables))])),
+            routes: Owned::Set(wanted_routes),
+            rules: Owned::Set(rules),
+            sysctls,
+            loose_reverse_path: loose,
+        }
+    }
+
+    /// The source of what this host sends: the CNI address; a worker without one borrows the gateway's, by way of
+    /// its own address in the nodes' VXLAN.
+    fn host_source(&self, view: &FamilyView<'_>) -> Option<IpAddr> {
+        match (&view.cni, self.role()) {
+            (Some(cni), _) => Some(cni.ip),
+            (None, Role::Worker) => view.vtep(),
+            (None, Role::Gateway | Role::NoGateway) => None,
+        }
+    }
+
+    /// Device of this cluster's cable in a family; the Endpoint names that of IPv4.
+    fn cable_link(&self, family: Family) -> Option<&str> {
+        let name = self.gateway.as_ref()?.interface.as_deref()?;
+        match family {
+            Family::V4 => Some(name),
+            Family::V6 => {
+                (name == strait_api::names::CABLE_VXLAN).then_some(strait_api::names::CABLE_VXLAN_6)
+            }
+        }
+    }
+
+    /// UDP port of this node's VXLAN cable, and its peers' addresses.
+    fn cable(&self, families: &[FamilyView<'_>], _host: &Host) -> Option<(u16, BTreeSet<IpAddr>)> {
+        let gateway = self
+            .gateway
+            .as_ref()
+            .filter(|g| self.role() == Role::Gateway && g.backend == "vxlan")?;
+        let endpoints = families.iter().flat_map(|v| &v.remotes).map(|(e, _)| *e);
+        let peers = endpoints
+            .flat_map(|e| e.private_ips.iter().chain(&e.public_ips))
+            .copied()
+            .collect();
+        Some((gateway.udp_port, peers))
+    }
+
+    /// Where connections from remote clusters can arrive: on the gateway its cable, elsewhere the pods' network, and
+    /// the nodes' VXLAN for replies that conntrack no longer knows.
+    fn ways(&self, host: &Host, families: &[FamilyView<'_>]) -> BTreeSet<String> {
+        let mut ways: BTreeSet<String> = BTreeSet::new();
+        for view in families {
+            match self.role() {
+                Role::Gateway => ways.extend(self.cable_link(view.family).map(str::to_owned)),
+                Role::Worker | Role::NoGateway => {
+                    ways.extend(routes::pod_network_links(host, &view.pods));
+                    ways.extend(view.underlay.iter().map(|u| u.link.clone()));
+                    ways.insert(routes::device(view.family).to_owned());
+                }
+            }
+        }
+        ways
+    }
+
+    fn node_addresses(&self, families: &[FamilyView<'_>]) -> BTreeSet<IpAddr> {
+        let nodes = families
+            .iter()
+            .flat_map(|v| v.nodes.values())
+            .map(|p| p.outer);
+        let gateway = self
+            .gateway
+            .iter()
+            .flat_map(|g| g.private_ips.iter().copied());
+        nodes.chain(gateway).collect()
+    }
+
+    fn flow_rules(&self, families: &[FamilyView<'_>]) -> FlowRules {
+        let sources = |family: Family| {
+            let view = families.iter().find(|v| v.family == family)?;
+            let source = self.host_source(view)?;
+            let vtep = view.vtep().filter(|_| self.role() == Role::Worker);
+            Some([source].into_iter().chain(vtep).collect())
+        };
+        FlowRules {
+            remote: families.iter().flat_map(FamilyView::subnets).collect(),
+            pods: self.settings.cluster_cidrs.clone(),
+            host_v4: sources(Family::V4),
+            host_v6: sources(Family::V6),
+        }
+    }
+
+    fn source_conditions(&self) -> Vec<Condition> {
+        let mut conditions = Vec::new();
+        let mut source = |what: &str,
+                          known: bool,
+                          held: bool,
+                          failure: Option<&str>,
+                          rejected: Vec<(&str, &str)>| {
+            let why = failure.map(|f| format!(" ({f})")).unwrap_or_default();
+            if !known {
+                let message = format!(
+                    "the list of {what} has not come yet{why}; what a predecessor left in the kernel stays"
+                );
+                conditions.push(Condition::not_ready("InputsUnknown", message));
+            } else if let Some(failure) = failure {
+                conditions.push(Condition::degraded(
+                    "ApiUnreachable",
+                    format!("watching {what}: {failure}"),
+                ));
+            }
+            if held {
+                let message = format!(
+                    "all {what} vanished at once; they are kept for 30 s in case that is a fault"
+                );
+                conditions.push(Condition::degraded("SourceHeld", message));
+            }
+            for (name, why) in rejected {
+                conditions.push(Condition::degraded(
+                    "InvalidObject",
+                    format!("{what} {name}: {why}"),
+                ));
+            }
+        };
+        let s = &self.endpoints;
+        source(
+            "Endpoints",
+            s.is_known(),
+            s.is_held(),
+            s.failure(),
+            s.rejected().collect(),
+        );
+        let s = &self.nodes;
+        source(
+            "Nodes",
+            s.is_known(),
+            s.is_held(),
+            s.failure(),
+            s.rejected().collect(),
+        );
+        let s = &self.agents;
+        source(
+            "RouteAgents",
+            s.is_known(),
+            s.is_held(),
+            s.failure(),
+            s.rejected().collect(),
+        );
+        if self.host.is_none() {
+            conditions.push(Condition::not_ready(
+                "InputsUnknown",
+                "the kernel's state was not read yet".to_owned(),
+            ));
+        }
+        conditions
+    }
+
+    fn path_conditions(&self, host: &Host, families: &[FamilyView<'_>]) -> Vec<Condition> {
+        let mut conditions = Vec::new();
+        let role = self.role();
+        if role == Role::NoGateway || self.gateway_lost.is_some() {
+            let message = format!(
+                "no Endpoint of cluster {} in namespace {}: remote clusters can't be reached",
+                self.settings.cluster, self.settings.namespace
+            );
+            conditions.push(Condition::degraded("NoLocalGateway", message));
+        }
+        for view in families {
+            if view.underlay.is_none() {
+                let message = format!(
+                    "no {} address of this host: neither the InternalIP of Node {} nor a default route's; interfaces seen: {}",
+                    view.family,
+                    self.settings.node,
+                    seen(host, view.family, &every_link())
+                );
+                conditions.push(Condition::not_ready("NodeAddressNotFound", message));
+            }
+            if view.cni.is_none() {
+                let cidrs: Vec<String> = view.pods.iter().map(ToString::to_string).collect();
+                let meanwhile = match role {
+                    Role::Worker => {
+                        "this host reaches remote clusters with the gateway's CNI address until one appears"
+                    }
+                    Role::Gateway => {
+                        "this host, and workers without a CNI address, can't reach remote clusters until one appears"
+                    }
+                    Role::NoGateway => "there is no gateway either",
+                };
+                // The beginning is what people search logs for: upstream's words.
+                let message = format!(
+                    "Error discovering the CNI interface: no {} address in {} on an interface that is up; interfaces seen: {}; {meanwhile}",
+                    view.family,
+                    cidrs.join(", "),
+                    seen(host, view.family, &every_link()),
+                );
+                conditions.push(Condition::degraded("CniInterfaceNotFound", message));
+            }
+            conditions.extend(collisions(view));
+            conditions.extend(self.vtep_mismatch(view));
+        }
+        conditions
+    }
+
+    /// Peers derive this gateway's inner address from its Endpoint, we from the host: they must agree.
+    fn vtep_mismatch(&self, view: &FamilyView<'_>) -> Option<Condition> {
+        let gateway = self
+            .gateway
+            .as_ref()
+            .filter(|_| self.role() == Role::Gateway)?;
+        let (published, own) = (
+            gateway.private_ip(view.family == Family::V6)?,
+            view.underlay.as_ref()?.ip,
+        );
+        (published != own).then(|| {
+            let message = format!(
+                "this node's Endpoint {} says {published}, but this host's address is {own}: workers send to where nobody listens",
+                gateway.name
+            );
+            Condition::degraded("VtepMismatch", message)
+        })
+    }
+
+    fn object(
+        &self,
+        families: &[FamilyView<'_>],
+        remotes: &[Remote<'_>],
+        conditions: &[Condition],
+    ) -> Object {
+        let text: Vec<String> = conditions.iter().map(ToString::to_string).collect();
+        let status = RouteAgentStatus {
+            version: self.settings.version.clone(),
+            status_failure: text.join("; "),
+            remote_endpoints: remotes
+                .iter()
+                .map(|r| RemoteEndpoint {
+                    status: ConnectionStatus::None,
+                    status_message: "Health check is not enabled".to_owned(),
+                    spec: r.endpoint.spec.clone(),
+                })
+                .collect(),
+            conditions: conditions
+                .iter()
+                .map(|c| StatusCondition {
+                    kind: c.name.to_owned(),
+                    status: "True".to_owned(),
+                    message: c.message.clone(),
+                    last_transition_time: None,
+                })
+                .collect(),
+        };
+        let mut object = Object::new(
+            Kind::RouteAgent,
+            &self.settings.namespace,
+            &self.settings.node,
+        )
+        .with("status", &status);
+        if let Some(mac) = mac(families) {
+            object
+                .annotations
+                .insert(ANNOTATION_VTEP_MAC.to_owned(), mac.to_string());
+        }
+        object
+    }
+}
+
+/// The Ethernet address of this node's VXLAN devices, of both families.
+fn mac(families: &[FamilyView<'_>]) -> Option<Mac> {
+    let underlay = families.iter().find_map(|v| v.underlay.as_ref())?;
+    Some(Mac(Vxlan::Nodes.mac(underlay.ip)))
+}
+
+/// Nodes that get the same address inside the VXLAN: only the last three octets of theirs count.
+fn collisions(view: &FamilyView<'_>) -> Option<Condition> {
+    let mut by_inner: BTreeMap<IpAddr, BTreeSet<IpAddr>> = BTreeMap::new();
+    let own = view.underlay.iter().map(|u| u.ip);
+    for outer in view.nodes.values().map(|p| p.outer).chain(own) {
+        by_inner
+            .entry(Vxlan::Nodes.inner(outer))
+            .or_default()
+            .insert(outer);
+    }
+    let clashes: Vec<String> = by_inner
+        .iter()
+        .filter(|(_, outers)| outers.len() > 1)
+        .map(|(inner, outers)| {
+            let outers: Vec<String> = outers.iter().map(ToString::to_string).collect();
+            format!("{inner} stands for {}", outers.join(" and "))
+        })
+        .collect();
+    (!clashes.is_empty()).then(|| Condition::degraded("VtepCollision", clashes.join("; ")))
+}
+
+/// The worst first; each once.
+fn sorted(mut conditions: Vec<Condition>) -> Vec<Condition> {
+    conditions.sort_by(|a, b| {
+        b.severity
+            .cmp(&a.severity)
+            .then_with(|| (a.name, &a.message).cmp(&(b.name, &b.message)))
+    });
+    conditions.dedup();
+    conditions
+}

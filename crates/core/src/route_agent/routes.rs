@@ -1,0 +1,233 @@
+//! Links, forwarding entries, routes and rules.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use strait_api::names::{
+    LINK_ALIAS, NODE_VXLAN, NODE_VXLAN_6, NODE_VXLAN_PORT, NODE_VXLAN_VNI, ROUTE_PROTOCOL,
+    TABLE_VXLAN_CABLE, VXLAN_OVERHEAD_V4, VXLAN_OVERHEAD_V6,
+};
+use strait_api::vtep;
+use strait_host::{
+    Address, Family, Fdb, Hop, Host, Link, LinkKind, Mac, Neighbour, Route, RouteKind, Rule, Scope,
+    TABLE_MAIN, Vxlan,
+};
+
+use super::view::{FamilyView, Peer};
+
+/// Metric of the guard under every route to a remote subnet: the worst there is.
+pub(super) const GUARD_METRIC: u32 = u32::MAX;
+/// Metric of the gateway's routes that name a source.
+const SOURCE_METRIC: u32 = 10;
+/// Metric of the gateway's routes without.
+const PLAIN_METRIC: u32 = 20;
+/// IPv4 takes 0 as it is; IPv6 would turn it into 1024.
+const fn default_metric(family: Family) -> u32 {
+    match family {
+        Family::V4 => 0,
+        Family::V6 => 1024,
+    }
+}
+
+/// Name of the nodes' VXLAN device of a family.
+pub(super) const fn device(family: Family) -> &'static str {
+    match family {
+        Family::V4 => NODE_VXLAN,
+        Family::V6 => NODE_VXLAN_6,
+    }
+}
+
+/// The nodes' VXLAN device. Without `remote`: a change of role touches entries and routes only.
+pub(super) fn link(view: &FamilyView<'_>, mac: Mac) -> Option<(String, Link)> {
+    let underlay = view.underlay.as_ref()?;
+    let overhead = match view.family {
+        Family::V4 => VXLAN_OVERHEAD_V4,
+        Family::V6 => VXLAN_OVERHEAD_V6,
+    };
+    let link = Link {
+        kind: LinkKind::Vxlan(Vxlan {
+            vni: NODE_VXLAN_VNI,
+            port: NODE_VXLAN_PORT,
+            local: Some(underlay.ip),
+            remote: None,
+            learning: false,
+        }),
+        mtu: underlay.mtu.saturating_sub(overhead),
+        up: true,
+        mac: Some(mac),
+        alias: Some(LINK_ALIAS.to_owned()),
+        master: None,
+    };
+    Some((device(view.family).to_owned(), link))
+}
+
+/// The address of this node inside the nodes' VXLAN.
+pub(super) fn address(view: &FamilyView<'_>) -> Option<Address> {
+    let underlay = view.underlay.as_ref()?;
+    let net = vtep::Vxlan::Nodes.inner_net(underlay.ip);
+    Some(Address {
+        link: device(view.family).to_owned(),
+        net,
+        scope: Scope::Global,
+    })
+}
+
+/// The exact entry for a peer that publishes its Ethernet address; for another, where to flood.
+pub(super) fn entries<'a>(
+    family: Family,
+    peers: impl Iterator<Item = &'a Peer>,
+) -> (BTreeSet<Neighbour>, BTreeSet<Fdb>) {
+    let link = device(family).to_owned();
+    let mut neighbours = BTreeSet::new();
+    let mut fdb = BTreeSet::new();
+    for peer in peers {
+        if let Some(mac) = peer.mac {
+            neighbours.insert(Neighbour {
+                link: link.clone(),
+                ip: vtep::Vxlan::Nodes.inner(peer.outer),
+                mac,
+            });
+        }
+        fdb.insert(Fdb {
+            link: link.clone(),
+            mac: peer.mac.unwrap_or(Mac::ZERO),
+            dst: peer.outer,
+        });
+    }
+    (neighbours, fdb)
+}
+
+/// What stands under the route to a remote subnet, so that nothing leaves in clear when that route is gone.
+pub(super) fn guard(table: u32, dst: IpNet) -> Route {
+    Route {
+        table,
+        dst,
+        metric: GUARD_METRIC,
+        protocol: ROUTE_PROTOCOL,
+        kind: RouteKind::Unreachable,
+    }
+}
+
+/// A worker's routes: by way of the gateway. No source is named: the kernel would delete the route with that address.
+pub(super) fn worker(view: &FamilyView<'_>) -> BTreeSet<Route> {
+    let mut routes = BTreeSet::new();
+    for dst in view.subnets() {
+        routes.insert(guard(TABLE_MAIN, dst));
+        if let (Some(gateway), Some(_)) = (&view.gateway, &view.underlay) {
+            let via = vtep::Vxlan::Nodes.inner(gateway.outer);
+            let metric = default_metric(view.family);
+            routes.insert(unicast(
+                TABLE_MAIN,
+                dst,
+                metric,
+                device(view.family),
+                via,
+                None,
+            ));
+        }
+    }
+    routes
+}
+
+/// The gateway's routes over the VXLAN cable, in the cable's own table.
+pub(super) fn gateway(view: &FamilyView<'_>, host: &Host, cable: Option<&str>) -> BTreeSet<Route> {
+    let v6 = view.family == Family::V6;
+    let cable = cable.filter(|name| host.links.get(*name).is_some_and(|l| l.up));
+    let mut routes = BTreeSet::new();
+    for (endpoint, subnets) in &view.remotes {
+        let outers: Vec<IpAddr> = endpoint
+            .private_ips
+            .iter()
+            .chain(&endpoint.public_ips)
+            .copied()
+            .collect();
+        for dst in subnets {
+            routes.insert(guard(TABLE_VXLAN_CABLE, *dst));
+            // The cable itself must not go through the cable.
+            for outer in outers.iter().filter(|ip| dst.contains(*ip)) {
+                let kind = RouteKind::Throw;
+                let metric = default_metric(view.family);
+                let dst = IpNet::from(*outer);
+                routes.insert(Route {
+                    table: TABLE_VXLAN_CABLE,
+                    dst,
+                    metric,
+                    protocol: ROUTE_PROTOCOL,
+                    kind,
+                });
+            }
+            let (Some(cable), Some(private)) = (cable, endpoint.private_ip(v6)) else {
+                continue;
+            };
+            let via = vtep::Vxlan::Gateways.inner(private);
+            if let Some(cni) = &view.cni {
+                routes.insert(unicast(
+                    TABLE_VXLAN_CABLE,
+                    *dst,
+                    SOURCE_METRIC,
+                    cable,
+                    via,
+                    Some(cni.ip),
+                ));
+            }
+            routes.insert(unicast(
+                TABLE_VXLAN_CABLE,
+                *dst,
+                PLAIN_METRIC,
+                cable,
+                via,
+                None,
+            ));
+        }
+    }
+    routes
+}
+
+fn unicast(
+    table: u32,
+    dst: IpNet,
+    metric: u32,
+    dev: &str,
+    via: IpAddr,
+    src: Option<IpAddr>,
+) -> Route {
+    let hops = vec![Hop {
+        dev: Some(dev.to_owned()),
+        via: Some(via),
+        onlink: false,
+    }];
+    Route {
+        table,
+        dst,
+        metric,
+        protocol: ROUTE_PROTOCOL,
+        kind: RouteKind::Unicast { hops, src },
+    }
+}
+
+/// The gateway's rule that looks up the cable's table first.
+pub(super) fn gateway_rule(family: Family) -> Rule {
+    Rule {
+        family,
+        priority: TABLE_VXLAN_CABLE,
+        from: None,
+        to: None,
+        mark: None,
+        table: TABLE_VXLAN_CABLE,
+        protocol: ROUTE_PROTOCOL,
+    }
+}
+
+/// Links by which the pods' network delivers from other nodes: those of main-table routes into a pod CIDR that
+/// have a next hop. Replies of remote clusters arrive there, though their reverse route leads elsewhere.
+pub(super) fn pod_network_links(host: &Host, pods: &[IpNet]) -> BTreeSet<String> {
+    host.routes
+        .iter()
+        .filter(|r| r.table == TABLE_MAIN && r.protocol != ROUTE_PROTOCOL)
+        .filter(|r| pods.iter().any(|cidr| cidr.contains(&r.dst)))
+        .flat_map(Route::hops)
+        .filter(|hop| hop.via.is_some())
+        .filter_map(|hop| hop.dev.clone())
+        .collect()
+}
