@@ -9,13 +9,13 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 pub use objects::ObjectChange;
 pub use plan::Plan;
 use strait_api::names::{CABLE_VXLAN, CABLE_VXLAN_6, LINK_ALIAS};
-use strait_api::{Cluster, ClusterId, Endpoint, Node, Object};
+use strait_api::{Cluster, ClusterId, Endpoint, Node, Object, ObjectKey};
 use strait_host::{Host, Owner};
 
 use crate::source::{Event, Source};
@@ -72,6 +72,13 @@ pub enum Input {
     Nodes(Event<Node>),
     /// The whole of this host's networking, read anew.
     Host(Box<Host>),
+    /// An object was written: as it was wanted, and as the server has it.
+    Stored {
+        /// As it was wanted.
+        wanted: Object,
+        /// As the server has it: an older definition of the resource lacks fields.
+        stored: Object,
+    },
     /// Time has passed.
     Tick,
 }
@@ -86,7 +93,11 @@ pub struct State {
     broker_endpoints: Source<Entry<Endpoint>>,
     nodes: Source<Node>,
     host: Option<Host>,
+    stored: Written,
 }
+
+/// Objects as they were wanted when they were written, and as the server had them then.
+pub(crate) type Written = BTreeMap<ObjectKey, (Object, Object)>;
 
 impl State {
     /// Nothing is known yet.
@@ -100,6 +111,7 @@ impl State {
             broker_endpoints: Source::default(),
             nodes: Source::default(),
             host: None,
+            stored: Written::new(),
         }
     }
 
@@ -112,6 +124,9 @@ impl State {
             Input::BrokerEndpoints(event) => self.broker_endpoints.apply(event, now),
             Input::Nodes(event) => self.nodes.apply(event, now),
             Input::Host(host) => self.host = Some(*host),
+            Input::Stored { wanted, stored } => {
+                self.stored.insert(wanted.key.clone(), (wanted, stored));
+            }
             Input::Tick => {}
         }
         self.clusters.tick(now);

@@ -5,11 +5,14 @@
 //! Nothing here decides anything about networking.
 
 pub mod drain;
+pub mod engine;
 pub mod http;
 pub mod kube;
 pub mod logs;
 pub mod metrics;
+pub mod objects;
 pub mod readiness;
+pub mod report;
 mod secret;
 pub mod settings;
 

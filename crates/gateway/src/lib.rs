@@ -1,1 +1,11 @@
-//! Being written.
+//! The gateway: publishes the cluster, carries Clusters and Endpoints to and from the broker, and keeps the cable.
+//! Wiring only: [`inputs`] → `strait_core` → kernel and APIs.
+
+pub mod inputs;
+mod run;
+pub mod settings;
+mod status;
+mod writer;
+
+pub use run::run;
+pub use settings::command;

@@ -1,1 +1,11 @@
-//! Being written.
+//! The route agent: the way from a node to remote clusters. Wiring only: [`inputs`] → `strait_core` → kernel and API.
+
+pub mod inputs;
+mod run;
+pub mod settings;
+mod show;
+mod status;
+
+pub use run::run;
+pub use settings::command;
+pub use show::{diff, diff_command, plan, plan_command};

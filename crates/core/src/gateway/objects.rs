@@ -7,7 +7,7 @@ use serde::Serialize;
 use strait_api::names::LABEL_CLUSTER_ID;
 use strait_api::{ClusterId, Kind, Object, ObjectKey};
 
-use super::Entry;
+use super::{Entry, Written};
 use crate::Source;
 
 /// A change on an API server.
@@ -87,6 +87,7 @@ pub(super) fn from_broker<T>(
 pub(super) fn changes<T>(
     there: &Source<Entry<T>>,
     wanted: &[Object],
+    written: &Written,
     ours: impl Fn(&Entry<T>) -> bool,
 ) -> Vec<ObjectChange> {
     if !there.is_known() {
@@ -95,13 +96,24 @@ pub(super) fn changes<T>(
     let wanted: BTreeMap<&str, &Object> = wanted.iter().map(|o| (o.key.name.as_str(), o)).collect();
     let puts = wanted
         .iter()
-        .filter(|(name, object)| there.get(name).is_none_or(|have| !have.object.same(object)))
+        .filter(|(name, object)| {
+            there.get(name).is_none_or(|have| {
+                !have.object.same(object) && !as_stored(&have.object, object, written)
+            })
+        })
         .map(|(_, object)| ObjectChange::Put((*object).clone()));
     let gone = there
         .iter()
         .filter(|(name, entry)| !wanted.contains_key(name) && ours(entry))
         .map(|(_, entry)| ObjectChange::Delete(entry.object.key.clone()));
     puts.chain(gone).collect()
+}
+
+/// Whether an object is what the server made of just this wish: writing it again would change nothing.
+fn as_stored(have: &Object, want: &Object, written: &Written) -> bool {
+    written
+        .get(&want.key)
+        .is_some_and(|(wanted, stored)| wanted.same(want) && stored.same(have))
 }
 
 /// Whether an object here is a copy of another cluster's.

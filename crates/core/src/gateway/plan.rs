@@ -228,23 +228,31 @@ impl State {
         };
         let (cluster, endpoint) = (self.own_cluster(), self.own_endpoint(own));
         let on_broker = |object| [to_broker(object, &s.broker_namespace, &s.cluster)];
-        let mut broker = changes(&self.broker_clusters, &on_broker(&cluster), |e| {
-            is_own_on_broker(e, &s.cluster)
-        });
+        let mut broker = changes(
+            &self.broker_clusters,
+            &on_broker(&cluster),
+            &self.stored,
+            |e| is_own_on_broker(e, &s.cluster),
+        );
         broker.extend(changes(
             &self.broker_endpoints,
             &on_broker(&endpoint),
+            &self.stored,
             |e| is_own_on_broker(e, &s.cluster),
         ));
         // Copies of other clusters stay as they are while the broker has not been heard.
         let clusters_heard = self.broker_clusters.is_known();
         let endpoints_heard = self.broker_endpoints.is_known();
-        let mut local = changes(&self.clusters, &with(cluster, &copies.clusters), |e| {
-            clusters_heard && is_foreign_copy(e, &s.cluster)
-        });
+        let mut local = changes(
+            &self.clusters,
+            &with(cluster, &copies.clusters),
+            &self.stored,
+            |e| clusters_heard && is_foreign_copy(e, &s.cluster),
+        );
         local.extend(changes(
             &self.endpoints,
             &with(endpoint, &copies.endpoints),
+            &self.stored,
             |e| {
                 let predecessor = e.parsed.as_ref().is_ok_and(|p| p.cluster == s.cluster);
                 predecessor || (endpoints_heard && is_foreign_copy(e, &s.cluster))

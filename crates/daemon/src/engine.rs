@@ -1,0 +1,238 @@
+//! The main loop of every process that keeps a plan true on a host: events in, one pass, changes out.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use strait_core::{Condition, Time};
+use strait_host::{Host, Owner, Wanted};
+use strait_kernel::{Error, Event, Kernel, Outcome, Reconciler, Watch};
+use tokio::sync::mpsc;
+
+use crate::report::Reporter;
+use crate::{Drain, Heartbeat, Metrics};
+
+/// A pass over the kernel follows this long after a change that was made without reading it first.
+const VERIFY_SOON: Duration = Duration::from_millis(200);
+/// Events of the kernel come in bursts: this is the least time between two readings.
+const GATHER: Duration = Duration::from_millis(5);
+/// How often the loop shows that it lives when nothing happens.
+const BEAT: Duration = Duration::from_secs(5);
+/// The longest pause before a failed change is tried again.
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
+
+/// What a process puts into the loop: its state, its plan, and what it does with a plan beside the kernel.
+pub trait Process {
+    /// An event.
+    type Input;
+    /// What it wants.
+    type Plan;
+
+    /// Folds an event in.
+    fn apply(&mut self, input: Self::Input, now: Time);
+    /// The event that the host was read anew.
+    fn host(host: Host) -> Self::Input;
+    /// The event that time has passed.
+    fn tick() -> Self::Input;
+    /// When [`Process::tick`] has something to do.
+    fn deadline(&self) -> Option<Time>;
+    /// What is wanted, given what is known.
+    fn plan(&self) -> Self::Plan;
+    /// The part of the plan that the kernel holds.
+    fn wanted(plan: &Self::Plan) -> &Wanted;
+    /// What is not as it should be.
+    fn conditions(plan: &Self::Plan) -> &[Condition];
+    /// The kernel was changed accordingly: the rest of the plan.
+    fn carry_out(&mut self, plan: Self::Plan, outcome: &Outcome);
+}
+
+/// The loop, with what it needs.
+pub struct Engine<P: Process> {
+    process: P,
+    inputs: mpsc::Receiver<P::Input>,
+    reconciler: Reconciler,
+    events: Watch,
+    reporter: Reporter,
+    metrics: Metrics,
+    heartbeat: Heartbeat,
+    verify: Duration,
+    begun: Instant,
+    read_at: Instant,
+    retry: Duration,
+}
+
+impl<P: Process> Engine<P> {
+    /// For the network namespace of the calling thread; `verify` is the time between two passes over the kernel
+    /// when nothing happens.
+    ///
+    /// # Errors
+    /// If the kernel has no netlink or the process no descriptors left.
+    pub async fn new(
+        process: P,
+        owner: Owner,
+        inputs: mpsc::Receiver<P::Input>,
+        reporter: Reporter,
+        metrics: Metrics,
+        heartbeat: Heartbeat,
+        verify: Duration,
+    ) -> Result<Self, Error> {
+        let kernel = Kernel::connect().await?;
+        Ok(Self {
+            process,
+            inputs,
+            events: kernel.watch()?,
+            reconciler: Reconciler::new(kernel, owner),
+            reporter,
+            metrics,
+            heartbeat,
+            verify,
+            begun: Instant::now(),
+            read_at: Instant::now(),
+            retry: Duration::ZERO,
+        })
+    }
+
+    /// Runs until `drain` ends. What is in the kernel stays.
+    pub async fn run(mut self, drain: &Drain) {
+        let mut last_read = Instant::now();
+        loop {
+            self.heartbeat.beat();
+            let mut wake = self.read_at.min(Instant::now() + BEAT);
+            if let Some(Time(at)) = self.process.deadline() {
+                wake = wake.min(self.begun + at);
+            }
+            let arrived;
+            tokio::select! {
+                () = drain.ended() => return,
+                Some(input) = self.inputs.recv() => {
+                    arrived = Some(Instant::now());
+                    self.fold(input);
+                }
+                event = self.events.next() => {
+                    arrived = Some(Instant::now());
+                    if matches!(event, Event::Overrun) {
+                        tracing::info!("kernel events were lost: reading everything anew");
+                    }
+                    self.read_at = self.read_at.min(last_read + GATHER);
+                }
+                () = tokio::time::sleep_until(wake.into()) => {
+                    arrived = None;
+                    self.fold(P::tick());
+                }
+            }
+            while let Ok(input) = self.inputs.try_recv() {
+                self.fold(input);
+            }
+            let reading = self.read_at <= Instant::now();
+            if reading {
+                self.events.drain();
+                last_read = Instant::now();
+                self.read_at = last_read + self.verify;
+                if !self.read().await {
+                    self.read_at = Instant::now() + self.next_retry();
+                    continue;
+                }
+            }
+            self.pass(arrived, reading).await;
+        }
+    }
+
+    fn fold(&mut self, input: P::Input) {
+        self.process.apply(input, Time(self.begun.elapsed()));
+    }
+
+    async fn read(&mut self) -> bool {
+        match self.reconciler.observe().await {
+            Ok(host) => {
+                let input = P::host(host.clone());
+                self.fold(input);
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the kernel's state can't be read; it is tried again");
+                self.metrics.error(error.kind());
+                false
+            }
+        }
+    }
+
+    async fn pass(&mut self, arrived: Option<Instant>, verified: bool) {
+        let plan = self.process.plan();
+        let outcome = self.reconciler.make(P::wanted(&plan)).await;
+        self.metrics.pass();
+        self.count(&outcome);
+        if outcome.failures.is_empty() {
+            self.retry = Duration::ZERO;
+        } else {
+            let retry = self.next_retry();
+            self.read_at = self.read_at.min(Instant::now() + retry);
+        }
+        if !outcome.made.is_empty() {
+            if let Some(arrived) = arrived {
+                self.metrics.event_to_kernel(arrived.elapsed());
+            }
+            if !verified {
+                self.read_at = self.read_at.min(Instant::now() + VERIFY_SOON);
+            }
+        }
+        self.reporter
+            .report(&with_outcome(P::conditions(&plan), &outcome));
+        self.process.carry_out(plan, &outcome);
+    }
+
+    fn count(&self, outcome: &Outcome) {
+        let mut by_object: BTreeMap<&str, u64> = BTreeMap::new();
+        for change in &outcome.made {
+            tracing::debug!(?change, "made");
+            *by_object.entry(change.object()).or_default() += 1;
+        }
+        for (object, count) in &by_object {
+            self.metrics.changed(object, *count);
+        }
+        if !by_object.is_empty() {
+            tracing::info!(changes = ?by_object, "the kernel was changed");
+        }
+        for failure in &outcome.failures {
+            tracing::warn!(change = ?failure.change, error = %failure.error, "a change failed; it is tried again");
+            self.metrics.error(failure.error.kind());
+        }
+    }
+
+    fn next_retry(&mut self) -> Duration {
+        self.retry = (self.retry * 2).clamp(Duration::from_millis(100), LONGEST_RETRY);
+        self.retry
+    }
+}
+
+/// The plan's conditions, and what came of carrying it out.
+fn with_outcome(conditions: &[Condition], outcome: &Outcome) -> Vec<Condition> {
+    let mut all = conditions.to_vec();
+    for conflict in &outcome.conflicts {
+        let message = format!("{conflict}; it is not touched: remove or rename it");
+        all.push(Condition::not_ready("ForeignObject", message));
+    }
+    for failure in &outcome.failures {
+        let message = format!(
+            "a {} can't be changed: {}",
+            failure.change.object(),
+            failure.error
+        );
+        all.push(Condition::not_ready("ApplyFailed", message));
+    }
+    all
+}
+
+/// Forwards a stream of events into the loop, until either end is gone.
+pub fn forward<I: Send + 'static>(
+    stream: impl futures::Stream<Item = I> + Send + 'static,
+    to: &mpsc::Sender<I>,
+) {
+    let to = to.clone();
+    tokio::spawn(async move {
+        let mut stream = std::pin::pin!(stream);
+        while let Some(input) = futures::StreamExt::next(&mut stream).await {
+            if to.send(input).await.is_err() {
+                return;
+            }
+        }
+    });
+}

@@ -1,0 +1,37 @@
+//! Watches of the cluster's and the broker's API servers, as inputs of the state.
+
+use futures::StreamExt;
+use kube::Client;
+use strait_api::{Cluster, Endpoint, Kind, Node, Object};
+use strait_core::gateway::{Entry, Input, Settings};
+use strait_daemon::engine::forward;
+use strait_daemon::objects::events;
+use tokio::sync::mpsc;
+
+/// Starts all watches.
+pub fn start(cluster: &Client, broker: &Client, settings: &Settings, to: &mpsc::Sender<Input>) {
+    let local = Some(settings.namespace.as_str());
+    let remote = Some(settings.broker_namespace.as_str());
+    let clusters = |client, namespace| {
+        events(client, Kind::Cluster, namespace, |o| {
+            entry(o, Cluster::parse)
+        })
+    };
+    let endpoints = |client, namespace| {
+        events(client, Kind::Endpoint, namespace, |o| {
+            entry(o, Endpoint::parse)
+        })
+    };
+    forward(clusters(cluster, local).map(Input::Clusters), to);
+    forward(endpoints(cluster, local).map(Input::Endpoints), to);
+    forward(clusters(broker, remote).map(Input::BrokerClusters), to);
+    forward(endpoints(broker, remote).map(Input::BrokerEndpoints), to);
+    let nodes = events(cluster, Kind::Node, None, |o| Node::parse(&o));
+    forward(nodes.map(Input::Nodes), to);
+}
+
+/// An object that can't be parsed is kept: it may have to be named, or removed.
+fn entry<T>(object: Object, parse: fn(&Object) -> Result<T, String>) -> Result<Entry<T>, String> {
+    let parsed = parse(&object);
+    Ok(Entry { object, parsed })
+}

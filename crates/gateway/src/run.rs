@@ -1,0 +1,135 @@
+//! The gateway as a process: its state in the main loop, and what it does with a plan beside the kernel.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::ArgMatches;
+use strait_core::gateway::{Input, ObjectChange, Plan, State, owner};
+use strait_core::{Condition, Time};
+use strait_daemon::engine::{Engine, Process};
+use strait_daemon::http::Admin;
+use strait_daemon::kube::{broker_client, cluster_client};
+use strait_daemon::report::Reporter;
+use strait_daemon::{Drain, Heartbeat, Metrics, Readiness};
+use strait_host::{Host, Wanted};
+use strait_kernel::Outcome;
+use tokio::sync::{mpsc, watch};
+
+use crate::settings::Configuration;
+use crate::writer::Stored;
+use crate::{inputs, status, writer};
+
+/// How many inputs wait for the main loop before the watches wait.
+const QUEUE: usize = 1024;
+/// Time between two passes over the kernel when nothing happens.
+const VERIFY: Duration = Duration::from_secs(60);
+
+/// Runs until SIGTERM or SIGINT. The cable stays, and so does what is published: a restart leaves no gap.
+///
+/// # Errors
+/// Wrong settings, or a kernel without netlink; never the absence of an API server, of the broker or of a route.
+pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
+    let configuration = Configuration::read(matches)?;
+    let drain = Drain::on_signals().context("signals can't be received")?;
+    let metrics = Metrics::new("gateway");
+    let readiness = Readiness::new("starting", &metrics);
+    let heartbeat = Heartbeat::new(Heartbeat::DEADLINE);
+    let admin = Admin {
+        heartbeat: heartbeat.clone(),
+        readiness: readiness.clone(),
+        metrics: metrics.clone(),
+    };
+    admin.start(configuration.admin, &drain);
+    let cluster = cluster_client(configuration.kubeconfig.as_deref())
+        .await
+        .context("client of the cluster's API")?;
+    let broker = broker_client(&configuration.broker).context("client of the broker's API")?;
+    let (sender, inputs) = mpsc::channel(QUEUE);
+    inputs::start(&cluster, &broker, &configuration.core, &sender);
+    let (written, mut confirmations) = mpsc::unbounded_channel::<Stored>();
+    tokio::spawn(async move {
+        while let Some(Stored { wanted, stored }) = confirmations.recv().await {
+            if sender.send(Input::Stored { wanted, stored }).await.is_err() {
+                return;
+            }
+        }
+    });
+    let gateway = Gateway {
+        state: State::new(configuration.core),
+        status: status::start(cluster.clone(), metrics.clone()),
+        local: writer::start("cluster", cluster, metrics.clone(), written.clone()),
+        broker: writer::start("broker", broker, metrics.clone(), written),
+    };
+    let reporter = Reporter::new(readiness);
+    Engine::new(
+        gateway,
+        owner(),
+        inputs,
+        reporter,
+        metrics,
+        heartbeat,
+        VERIFY,
+    )
+    .await
+    .context("netlink")?
+    .run(&drain)
+    .await;
+    Ok(())
+}
+
+struct Gateway {
+    state: State,
+    status: watch::Sender<Option<strait_api::Object>>,
+    local: watch::Sender<Vec<ObjectChange>>,
+    broker: watch::Sender<Vec<ObjectChange>>,
+}
+
+impl Process for Gateway {
+    type Input = Input;
+    type Plan = Plan;
+
+    fn apply(&mut self, input: Input, now: Time) {
+        self.state.apply(input, now);
+    }
+
+    fn host(host: Host) -> Input {
+        Input::Host(Box::new(host))
+    }
+
+    fn tick() -> Input {
+        Input::Tick
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        self.state.deadline()
+    }
+
+    fn plan(&self) -> Plan {
+        self.state.plan()
+    }
+
+    fn wanted(plan: &Plan) -> &Wanted {
+        &plan.wanted
+    }
+
+    fn conditions(plan: &Plan) -> &[Condition] {
+        &plan.conditions
+    }
+
+    fn carry_out(&mut self, plan: Plan, _outcome: &Outcome) {
+        replace(&self.local, plan.local);
+        replace(&self.broker, plan.broker);
+        if plan.gateway.is_some() {
+            replace(&self.status, plan.gateway);
+        }
+    }
+}
+
+/// Sends what differs from what was sent before.
+fn replace<T: PartialEq>(to: &watch::Sender<T>, new: T) {
+    to.send_if_modified(|old| {
+        let changed = *old != new;
+        *old = new;
+        changed
+    });
+}

@@ -1,0 +1,73 @@
+//! Makes what one owner wants true: by the difference with what is believed, and by verifying.
+
+use strait_host::{Change, Conflict, Host, Owner, Wanted, diff};
+
+use crate::{Error, Failure, Kernel};
+
+/// Keeps what one owner wants of this host.
+///
+/// A change goes by the difference with what the host is believed to have, without reading it again; who calls
+/// [`Reconciler::observe`] first verifies.
+#[derive(Debug)]
+pub struct Reconciler {
+    kernel: Kernel,
+    owner: Owner,
+    believed: Option<Host>,
+}
+
+/// What a pass did.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Changes that were made.
+    pub made: Vec<Change>,
+    /// Changes that failed; the next pass tries them again.
+    pub failures: Vec<Failure>,
+    /// Foreign objects in the way.
+    pub conflicts: Vec<Conflict>,
+}
+
+impl Reconciler {
+    /// For the namespace of the calling thread.
+    #[must_use]
+    pub fn new(kernel: Kernel, owner: Owner) -> Self {
+        Self {
+            kernel,
+            owner,
+            believed: None,
+        }
+    }
+
+    /// Reads the host.
+    ///
+    /// # Errors
+    /// What the kernel says; what was believed stays.
+    pub async fn observe(&mut self) -> Result<&Host, Error> {
+        let host = self.kernel.observe(&self.owner.tables).await?;
+        Ok(self.believed.insert(host))
+    }
+
+    /// What would be changed; `None` before the host was read.
+    #[must_use]
+    pub fn pending(&self, wanted: &Wanted) -> Option<strait_host::Difference> {
+        Some(diff(self.believed.as_ref()?, wanted, &self.owner))
+    }
+
+    /// Makes it so. Nothing happens before the host was read once.
+    pub async fn make(&mut self, wanted: &Wanted) -> Outcome {
+        let Some(believed) = &mut self.believed else {
+            return Outcome::default();
+        };
+        let difference = diff(believed, wanted, &self.owner);
+        let failures = self.kernel.apply(&difference.changes).await;
+        let mut made = difference.changes;
+        made.retain(|change| !failures.iter().any(|f| f.change == *change));
+        for change in &made {
+            believed.apply(change);
+        }
+        Outcome {
+            made,
+            failures,
+            conflicts: difference.conflicts,
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The route agent as a process: its state in the main loop, and what it does with a plan beside the kernel.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context;
+use clap::ArgMatches;
+use strait_core::route_agent::{Input, Plan, State, owner};
+use strait_core::{Condition, Time};
+use strait_daemon::engine::{Engine, Process};
+use strait_daemon::http::Admin;
+use strait_daemon::kube::cluster_client;
+use strait_daemon::report::Reporter;
+use strait_daemon::{Drain, Heartbeat, Metrics, Readiness};
+use strait_host::{Host, Wanted};
+use strait_kernel::Outcome;
+use tokio::sync::watch;
+
+use crate::settings::Configuration;
+use crate::{inputs, status};
+
+/// Runs until SIGTERM or SIGINT. What it has put into the kernel stays.
+///
+/// # Errors
+/// Wrong settings, or a kernel without netlink; never the absence of an API server, a CNI or a route.
+pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
+    let configuration = Configuration::read(matches)?;
+    let drain = Drain::on_signals().context("signals can't be received")?;
+    let metrics = Metrics::new("route-agent");
+    let readiness = Readiness::new("starting", &metrics);
+    let heartbeat = Heartbeat::new(Heartbeat::DEADLINE);
+    let admin = Admin {
+        heartbeat: heartbeat.clone(),
+        readiness: readiness.clone(),
+        metrics: metrics.clone(),
+    };
+    admin.start(configuration.admin, &drain);
+    let client = cluster_client(configuration.kubeconfig.as_deref())
+        .await
+        .context("client of the cluster's API")?;
+    let inputs = inputs::start(&client, &configuration.core);
+    let agent = Agent {
+        state: State::new(configuration.core),
+        status: status::start(client, metrics.clone()),
+        told: Told::default(),
+    };
+    let reporter = Reporter::new(readiness);
+    Engine::new(
+        agent,
+        owner(),
+        inputs,
+        reporter,
+        metrics,
+        heartbeat,
+        configuration.verify,
+    )
+    .await
+    .context("netlink")?
+    .run(&drain)
+    .await;
+    Ok(())
+}
+
+struct Agent {
+    state: State,
+    status: watch::Sender<Option<strait_api::Object>>,
+    told: Told,
+}
+
+/// What was logged last, so that each change is logged once.
+#[derive(Default)]
+struct Told {
+    role: &'static str,
+    cni: BTreeMap<String, String>,
+}
+
+impl Process for Agent {
+    type Input = Input;
+    type Plan = Plan;
+
+    fn apply(&mut self, input: Input, now: Time) {
+        self.state.apply(input, now);
+    }
+
+    fn host(host: Host) -> Input {
+        Input::Host(Box::new(host))
+    }
+
+    fn tick() -> Input {
+        Input::Tick
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        self.state.deadline()
+    }
+
+    fn plan(&self) -> Plan {
+        self.state.plan()
+    }
+
+    fn wanted(plan: &Plan) -> &Wanted {
+        &plan.wanted
+    }
+
+    fn conditions(plan: &Plan) -> &[Condition] {
+        &plan.conditions
+    }
+
+    fn carry_out(&mut self, plan: Plan, _outcome: &Outcome) {
+        self.told.tell(&plan);
+        self.status.send_if_modified(|object| {
+            let changed = *object != plan.object;
+            *object = plan.object;
+            changed
+        });
+    }
+}
+
+impl Told {
+    /// One line for each change of what this node is and has.
+    fn tell(&mut self, plan: &Plan) {
+        if plan.role != self.role {
+            tracing::info!(from = self.role, to = plan.role, "this node's role");
+            self.role = plan.role;
+        }
+        let cni: BTreeMap<String, String> = plan
+            .cni
+            .iter()
+            .map(|(family, (ip, link))| (family.to_string(), format!("{ip} on {link}")))
+            .collect();
+        if plan.role == "unknown" || cni == self.cni {
+            return;
+        }
+        for (family, address) in &cni {
+            match self.cni.get(family) {
+                None => tracing::info!(%family, %address, "CNI interface found"),
+                Some(old) if old != address => {
+                    tracing::info!(%family, %old, %address, "CNI interface changed");
+                }
+                Some(_) => {}
+            }
+        }
+        for (family, old) in self.cni.iter().filter(|(f, _)| !cni.contains_key(*f)) {
+            tracing::warn!(%family, %old, "CNI interface is gone");
+        }
+        self.cni = cni;
+    }
+}

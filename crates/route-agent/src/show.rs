@@ -1,0 +1,155 @@
+//! `strait plan` and `strait diff`: what the route agent would have, and what it would change, without changing anything.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::{Arg, ArgMatches, Command, value_parser};
+use serde::Serialize;
+use strait_core::Time;
+use strait_core::route_agent::{Input, Plan, State, owner};
+use strait_daemon::kube::cluster_client;
+use strait_daemon::settings::command as settings_command;
+use strait_host::Difference;
+use strait_kernel::{Kernel, Reconciler};
+
+use crate::inputs;
+use crate::settings::{Configuration, TABLE};
+
+/// The command line of `strait plan`.
+#[must_use]
+pub fn plan_command() -> Command {
+    with_options(
+        settings_command(
+            "plan",
+            "Prints what the route agent of this node wants, as JSON",
+            &TABLE,
+        ),
+        "Reads this host and the cluster's API with the settings of `strait route-agent`, and changes nothing.\n\n\
+         Example:\n  strait plan --kubeconfig /etc/kubernetes/admin.conf --node-name worker-1 \\\n    \
+         --submariner-clusterid east --submariner-clustercidr 10.42.0.0/16",
+    )
+}
+
+/// The command line of `strait diff`.
+#[must_use]
+pub fn diff_command() -> Command {
+    with_options(
+        settings_command(
+            "diff",
+            "Prints what the route agent of this node would change now",
+            &TABLE,
+        ),
+        "Reads this host and the cluster's API with the settings of `strait route-agent`, and changes nothing.\n\
+         Exits with 0 if there is nothing to change, with 1 if there is.\n\n\
+         Example:\n  strait diff --output json --node-name worker-1 --submariner-clusterid east \\\n    \
+         --submariner-clustercidr 10.42.0.0/16",
+    )
+}
+
+fn with_options(command: Command, help: &'static str) -> Command {
+    command
+        .arg(
+            Arg::new("timeout")
+                .long("timeout")
+                .value_name("SECONDS")
+                .default_value("10")
+                .value_parser(value_parser!(u64))
+                .help("How long to wait for the API's lists"),
+        )
+        .arg(
+            Arg::new("output")
+                .long("output")
+                .short('o')
+                .value_parser(["text", "json"])
+                .default_value("text")
+                .help("How to print changes; a plan is always JSON"),
+        )
+        .after_help(help)
+}
+
+/// Runs `strait plan`.
+///
+/// # Errors
+/// Wrong settings, an unreadable kernel, or lists that do not come in time.
+pub async fn plan(matches: &ArgMatches) -> anyhow::Result<()> {
+    let (plan, _) = look(matches).await?;
+    print(&json(&plan)?)
+}
+
+/// Runs `strait diff`; whether there is a difference.
+///
+/// # Errors
+/// Wrong settings, an unreadable kernel, or lists that do not come in time.
+pub async fn diff(matches: &ArgMatches) -> anyhow::Result<bool> {
+    let (_, difference) = look(matches).await?;
+    let differs = !difference.changes.is_empty() || !difference.conflicts.is_empty();
+    if matches
+        .get_one::<String>("output")
+        .is_some_and(|o| o == "json")
+    {
+        print(&json(&difference)?)?;
+        return Ok(differs);
+    }
+    let mut text = String::new();
+    for conflict in &difference.conflicts {
+        text.push_str(&format!("conflict  {conflict}\n"));
+    }
+    for change in &difference.changes {
+        text.push_str(&format!(
+            "{:<9} {}\n",
+            change.object(),
+            serde_json::to_string(change)?
+        ));
+    }
+    if !differs {
+        text.push_str("nothing to change\n");
+    }
+    print(&text)?;
+    Ok(differs)
+}
+
+async fn look(matches: &ArgMatches) -> anyhow::Result<(Plan, Difference)> {
+    let configuration = Configuration::read(matches)?;
+    let client = cluster_client(configuration.kubeconfig.as_deref())
+        .await
+        .context("client of the cluster's API")?;
+    let begun = Instant::now();
+    let mut inputs = inputs::start(&client, &configuration.core);
+    let mut state = State::new(configuration.core);
+    let mut reconciler = Reconciler::new(Kernel::connect().await.context("netlink")?, owner());
+    let host = reconciler.observe().await.context("the kernel's state")?;
+    state.apply(Input::Host(Box::new(host.clone())), Time(begun.elapsed()));
+    let timeout = Duration::from_secs(matches.get_one("timeout").copied().unwrap_or(10));
+    loop {
+        let plan = state.plan();
+        if plan.object.is_some() {
+            let difference = reconciler.pending(&plan.wanted).unwrap_or_default();
+            return Ok((plan, difference));
+        }
+        let left = timeout.saturating_sub(begun.elapsed());
+        match tokio::time::timeout(left, inputs.recv()).await {
+            Ok(Some(input)) => state.apply(input, Time(begun.elapsed())),
+            Ok(None) | Err(_) => {
+                let why: Vec<String> = plan.conditions.iter().map(ToString::to_string).collect();
+                anyhow::bail!(
+                    "not all lists came within {} s: {}",
+                    timeout.as_secs(),
+                    why.join("; ")
+                );
+            }
+        }
+    }
+}
+
+fn json(value: &impl Serialize) -> anyhow::Result<String> {
+    Ok(serde_json::to_string_pretty(value)? + "\n")
+}
+
+/// Writes to standard output; a closed pipe is no error.
+fn print(text: &str) -> anyhow::Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("standard output"),
+    }
+}
