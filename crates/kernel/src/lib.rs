@@ -12,6 +12,7 @@ mod link;
 mod neighbour;
 mod nft;
 mod observe;
+mod reconciler;
 mod route;
 mod rule;
 mod socket;
@@ -23,6 +24,7 @@ use std::collections::BTreeSet;
 
 pub use error::{Error, Failure};
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
+pub use reconciler::{Outcome, Reconciler};
 use strait_host::nft::TableId;
 use strait_host::{Change, Host};
 pub use watch::{Event, Watch};

@@ -1,21 +1,14 @@
-//! nftables.
+//! nftables: a ruleset of `strait_host::nft` written in one transaction, and read back to the same.
+//!
+//! What the kernel holds beyond that vocabulary is read as something that equals nothing wanted.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod batch;
+mod expression;
+mod message;
+mod object;
+mod read;
+mod set;
+mod statement;
 
-use strait_host::nft::{Op, Table, TableId};
-
-use crate::error::Error;
-use crate::socket::Socket;
-
-/// The tables asked for, of those that are there.
-pub(crate) fn list(
-    _socket: &mut Socket,
-    _tables: &BTreeSet<TableId>,
-) -> Result<BTreeMap<TableId, Table>, Error> {
-    Ok(BTreeMap::new())
-}
-
-/// Carries out one transaction: all or nothing.
-pub(crate) fn commit(_socket: &mut Socket, _ops: &[Op]) -> Result<(), Error> {
-    Err(Error::Unsupported("nftables".to_owned()))
-}
+pub(crate) use batch::commit;
+pub(crate) use read::list;

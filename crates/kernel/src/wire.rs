@@ -94,11 +94,6 @@ impl Request {
         self.bytes[at..at + 2].copy_from_slice(&len.to_ne_bytes());
     }
 
-    /// Bytes so far.
-    pub(crate) fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
     /// The finished message, with flags added and a sequence number.
     pub(crate) fn finish(mut self, flags: i32, sequence: u32) -> Vec<u8> {
         let len = self.bytes.len() as u32;

@@ -65,10 +65,9 @@ pub(crate) fn json(ns: &Namespace, command: &str) -> Vec<Value> {
     if text.trim().is_empty() {
         return Vec::new();
     }
-    match serde_json::from_str(&text).unwrap_or_else(|e| panic!("{command}: {e}: {text}")) {
-        Value::Array(all) => all,
-        one => vec![one],
-    }
+    let value: Value =
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{command}: {e}: {text}"));
+    value.as_array().cloned().unwrap_or_else(|| vec![value])
 }
 
 /// `vx-submariner` as the route agent wants it.

@@ -1,0 +1,593 @@
+//! nftables: judged by nft.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests are tests"
+)]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+use common::*;
+use ipnet::IpNet;
+use serde_json::json;
+use strait_host::nft::{
+    Base, Chain, ChainKind, Element, ElementType, Field, Hook, Op, Rule, Set, Statement, Table,
+    Value,
+};
+use strait_host::{Change, Family, Owned, RouteKind, Wanted};
+use strait_kernel::Kernel;
+use strait_netns::Namespace;
+
+fn rule(comment: &str, statements: Vec<Statement>) -> Rule {
+    Rule {
+        statements,
+        comment: comment.to_owned(),
+    }
+}
+
+fn is(field: Field, value: u32) -> Statement {
+    Statement::Match {
+        field,
+        mask: None,
+        negated: false,
+        value: Value::Number(value),
+    }
+}
+
+fn not_link(field: Field, name: &str) -> Statement {
+    Statement::Match {
+        field,
+        mask: None,
+        negated: true,
+        value: Value::Name(name.to_owned()),
+    }
+}
+
+fn any_bit(field: Field, mask: u32) -> Statement {
+    Statement::Match {
+        field,
+        mask: Some(mask),
+        negated: true,
+        value: Value::Number(0),
+    }
+}
+
+fn in_set(field: Field, set: &str, negated: bool) -> Statement {
+    Statement::Lookup {
+        field,
+        negated,
+        set: set.to_owned(),
+    }
+}
+
+fn base(kind: ChainKind, hook: Hook, priority: i32) -> Option<Base> {
+    Some(Base {
+        kind,
+        hook,
+        priority,
+    })
+}
+
+fn nets(family: Family, texts: &[&str]) -> Set {
+    let nets: Vec<IpNet> = texts.iter().map(|t| t.parse().unwrap()).collect();
+    Set::of_nets(family, &nets)
+}
+
+fn plain(
+    keys: ElementType,
+    values: Option<ElementType>,
+    all: &[(Element, Option<Element>)],
+) -> Set {
+    Set {
+        keys,
+        interval: false,
+        values,
+        elements: all.iter().cloned().collect(),
+    }
+}
+
+/// Every statement, every type of set, both families.
+fn everything() -> Table {
+    let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+    let name = |n: &str| Element::Name(n.to_owned());
+    let to = |k, v: &str| (k, Some(Element::Ip(ip(v))));
+    let v4 = || is(Field::Protocol, 2);
+    let v6 = || is(Field::Protocol, 10);
+    let tcp = || is(Field::Transport, 6);
+    let sets = BTreeMap::from([
+        (
+            "remote4".to_owned(),
+            nets(Family::V4, &["10.2.0.0/16", "10.3.0.0/16", "172.16.0.0/12"]),
+        ),
+        (
+            "remote6".to_owned(),
+            nets(Family::V6, &["fd00:2::/48", "fd00:3::/48"]),
+        ),
+        ("all4".to_owned(), nets(Family::V4, &["0.0.0.0/0"])),
+        ("all6".to_owned(), nets(Family::V6, &["::/0"])),
+        (
+            "top4".to_owned(),
+            nets(Family::V4, &["255.255.255.0/24", "0.0.0.0/32"]),
+        ),
+        (
+            "adjacent4".to_owned(),
+            nets(Family::V4, &["10.0.1.0/24", "10.0.2.0/24", "10.0.4.0/24"]),
+        ),
+        (
+            "links".to_owned(),
+            Set::of_names(["eth0", "fifteen-letters"]),
+        ),
+        (
+            "peers".to_owned(),
+            Set::of_ips(Family::V6, &[ip("2001:db8::1")]),
+        ),
+        ("none4".to_owned(), nets(Family::V4, &[])),
+        (
+            "ports".to_owned(),
+            plain(
+                ElementType::Port,
+                None,
+                &[(Element::Port(4800), None), (Element::Port(1), None)],
+            ),
+        ),
+        (
+            "marks".to_owned(),
+            plain(ElementType::Mark, None, &[(Element::Mark(0xc0000), None)]),
+        ),
+        (
+            "sources".to_owned(),
+            plain(
+                ElementType::Name,
+                Some(ElementType::Ipv4),
+                &[to(name("eth0"), "10.1.0.1"), to(name("eth1"), "10.1.0.2")],
+            ),
+        ),
+        (
+            "by-net".to_owned(),
+            Set {
+                keys: ElementType::Ipv6,
+                interval: true,
+                values: Some(ElementType::Ipv6),
+                elements: BTreeMap::from([
+                    to(Element::Net("fd00:2::/48".parse().unwrap()), "fd00:1::1"),
+                    to(Element::Net("fd00:3::/48".parse().unwrap()), "fd00:1::2"),
+                ]),
+            },
+        ),
+    ]);
+    let forward = vec![
+        rule(
+            "clamp",
+            vec![
+                tcp(),
+                Statement::Match {
+                    field: Field::TcpFlags,
+                    mask: Some(6),
+                    negated: false,
+                    value: Value::Number(2),
+                },
+                Statement::ClampMss,
+            ],
+        ),
+        rule(
+            "replies",
+            vec![any_bit(Field::CtState, 6), Statement::Accept],
+        ),
+        rule(
+            "spoofed",
+            vec![
+                not_link(Field::InputLink, VXLAN),
+                v4(),
+                in_set(Field::Source(Family::V4), "remote4", false),
+                Statement::Counter,
+                Statement::Drop,
+            ],
+        ),
+        rule(
+            "spoofed6",
+            vec![
+                not_link(Field::OutputLink, "eth0"),
+                v6(),
+                in_set(Field::Source(Family::V6), "remote6", true),
+                in_set(Field::Destination(Family::V6), "peers", true),
+                Statement::Return,
+            ],
+        ),
+        rule(
+            "",
+            vec![
+                in_set(Field::InputLink, "links", false),
+                Statement::Jump("more".to_owned()),
+            ],
+        ),
+        rule(
+            "",
+            vec![
+                in_set(Field::Mark, "marks", false),
+                Statement::SetMark(0x1234_5678),
+            ],
+        ),
+        rule(
+            "",
+            vec![
+                v4(),
+                Statement::Match {
+                    field: Field::Destination(Family::V4),
+                    mask: None,
+                    negated: false,
+                    value: Value::Ip(ip("10.9.8.7")),
+                },
+                Statement::Counter,
+            ],
+        ),
+        rule("local", vec![is(Field::SourceType, 2), Statement::Counter]),
+    ];
+    let more = vec![
+        rule(
+            "ports",
+            vec![
+                is(Field::Transport, 17),
+                is(Field::SourcePort, 4500),
+                in_set(Field::DestinationPort, "ports", false),
+                Statement::Counter,
+            ],
+        ),
+        rule(
+            "exactly this mark",
+            vec![
+                Statement::Match {
+                    field: Field::Mark,
+                    mask: Some(0xff0000),
+                    negated: false,
+                    value: Value::Number(0xc0000),
+                },
+                Statement::Accept,
+            ],
+        ),
+    ];
+    let postrouting = vec![
+        rule(
+            "keep the pod's address",
+            vec![
+                v4(),
+                in_set(Field::Destination(Family::V4), "remote4", false),
+                Statement::SnatToSelf(Family::V4),
+            ],
+        ),
+        rule(
+            "",
+            vec![
+                v6(),
+                in_set(Field::Destination(Family::V6), "remote6", false),
+                Statement::SnatToSelf(Family::V6),
+            ],
+        ),
+        rule(
+            "",
+            vec![
+                v4(),
+                not_link(Field::OutputLink, "lo"),
+                Statement::SnatTo(ip("10.1.0.9")),
+            ],
+        ),
+        rule(
+            "",
+            vec![v6(), is(Field::Mark, 7), Statement::SnatTo(ip("fd00:1::9"))],
+        ),
+        rule(
+            "",
+            vec![
+                v4(),
+                Statement::SnatToMap {
+                    family: Family::V4,
+                    field: Field::OutputLink,
+                    map: "sources".to_owned(),
+                },
+            ],
+        ),
+        rule(
+            "",
+            vec![
+                v6(),
+                Statement::SnatToMap {
+                    family: Family::V6,
+                    field: Field::Destination(Family::V6),
+                    map: "by-net".to_owned(),
+                },
+            ],
+        ),
+    ];
+    let chain = |base, rules| Chain { base, rules };
+    Table {
+        sets,
+        chains: BTreeMap::from([
+            (
+                "forward".to_owned(),
+                chain(base(ChainKind::Filter, Hook::Forward, -10), forward),
+            ),
+            ("more".to_owned(), chain(None, more)),
+            (
+                "postrouting".to_owned(),
+                chain(base(ChainKind::Nat, Hook::Postrouting, -199), postrouting),
+            ),
+            (
+                "output".to_owned(),
+                chain(base(ChainKind::Route, Hook::Output, -150), vec![]),
+            ),
+            (
+                "input".to_owned(),
+                chain(base(ChainKind::Filter, Hook::Input, 5), vec![]),
+            ),
+            (
+                "prerouting".to_owned(),
+                chain(base(ChainKind::Nat, Hook::Prerouting, -100), vec![]),
+            ),
+        ]),
+    }
+}
+
+fn wanting(table_: &Table) -> Wanted {
+    Wanted {
+        nft: Owned::Set(BTreeMap::from([(table(), table_.clone())])),
+        ..nothing()
+    }
+}
+
+fn ruleset(ns: &Namespace) -> String {
+    run(ns, "nft list ruleset")
+}
+
+#[test]
+fn a_ruleset_of_every_statement_reads_back_as_written_and_nft_shows_it() {
+    let ns = Namespace::new().unwrap();
+    settle(&ns, &wanting(&everything()));
+    let read = observe(&ns).nft.remove(&table()).unwrap();
+    assert_eq!(read, everything());
+
+    let shown = ruleset(&ns);
+    for line in [
+        "type filter hook forward priority filter - 10; policy accept;",
+        "type nat hook postrouting priority -199; policy accept;",
+        "type route hook output priority mangle; policy accept;",
+        "tcp flags syn / syn,rst tcp option maxseg size set rt mtu comment \"clamp\"",
+        "ct state established,related accept comment \"replies\"",
+        "iifname != \"vx-submariner\" ip saddr @remote4 counter packets 0 bytes 0 drop comment \"spoofed\"",
+        "oifname != \"eth0\" ip6 saddr != @remote6 ip6 daddr != @peers return comment \"spoofed6\"",
+        "iifname @links jump more",
+        "meta mark @marks meta mark set 0x12345678",
+        "fib saddr type local counter packets 0 bytes 0 comment \"local\"",
+        "udp sport 4500 udp dport @ports",
+        "meta mark & 0x00ff0000 == 0x000c0000 accept comment \"exactly this mark\"",
+        "ip daddr @remote4 snat ip to ip saddr comment \"keep the pod's address\"",
+        "ip6 daddr @remote6 snat ip6 to ip6 saddr",
+        "oifname != \"lo\" snat ip to 10.1.0.9",
+        "meta mark 0x00000007 snat ip6 to fd00:1::9",
+        "snat ip to oifname map @sources",
+        "snat ip6 to ip6 daddr map @by-net",
+        "elements = { 0x000c0000 }",
+        "elements = { 1, 4800 }",
+        "elements = { 0.0.0.0/0 }",
+        "elements = { ::/0 }",
+    ] {
+        assert!(shown.contains(line), "{line} is not in:\n{shown}");
+    }
+    assert!(
+        !shown.contains("@nh,") && !shown.contains("@th,"),
+        "raw payload in:\n{shown}"
+    );
+
+    settle(&ns, &nothing());
+    assert_eq!(ruleset(&ns), "");
+}
+
+#[test]
+fn nft_can_load_what_it_lists_of_ours_and_we_read_it_as_the_same() {
+    let ns = Namespace::new().unwrap();
+    settle(&ns, &wanting(&everything()));
+    let listed = ruleset(&ns);
+    let other = Namespace::new().unwrap();
+    let file = std::env::temp_dir().join(format!("strait-kernel-{}.nft", std::process::id()));
+    std::fs::write(&file, listed).unwrap();
+    let loaded = other.command("nft").arg("-f").arg(&file).output();
+    std::fs::remove_file(&file).unwrap();
+    let loaded = loaded.expect("this test needs nft");
+    let stderr = String::from_utf8_lossy(&loaded.stderr);
+    assert!(loaded.status.success(), "{stderr}");
+    let read = observe(&other).nft.remove(&table()).unwrap();
+    // nft leaves out matches that follow from others, so rules may differ; sets and hooks may not.
+    assert_eq!(read.sets, everything().sets);
+    for (name, chain) in &everything().chains {
+        assert_eq!(read.chains[name].base, chain.base, "{name}");
+    }
+    settle(&other, &wanting(&everything()));
+}
+
+#[test]
+fn elements_come_and_go_without_touching_rules() {
+    let ns = Namespace::new().unwrap();
+    let mut wanted = everything();
+    settle(&ns, &wanting(&wanted));
+    for (set, content) in [
+        (
+            "remote4",
+            nets(Family::V4, &["10.2.0.0/17", "10.3.0.0/16", "10.4.0.0/14"]),
+        ),
+        ("remote4", nets(Family::V4, &["0.0.0.0/0"])),
+        ("remote4", nets(Family::V4, &[])),
+        ("remote4", nets(Family::V4, &["128.0.0.0/1"])),
+        (
+            "remote4",
+            nets(Family::V4, &["255.255.255.255/32", "0.0.0.0/1"]),
+        ),
+        (
+            "remote6",
+            nets(Family::V6, &["fd00:2::/49", "fd00:2:8000::/49", "ff00::/8"]),
+        ),
+        (
+            "adjacent4",
+            nets(Family::V4, &["10.0.2.0/23", "10.0.4.0/24", "10.0.1.0/25"]),
+        ),
+        ("links", Set::of_names(["eth1", "eth2"])),
+    ] {
+        wanted.sets.insert(set.to_owned(), content);
+        let changes = settle(&ns, &wanting(&wanted));
+        let [Change::Nft(ops)] = changes.as_slice() else {
+            panic!("{changes:?}");
+        };
+        let only = |op: &Op| matches!(op, Op::AddElements(..) | Op::DeleteElements(..));
+        assert!(ops.iter().all(only), "{ops:?}");
+    }
+    // The value of an entry that stays.
+    let map = wanted.sets.get_mut("sources").unwrap();
+    let key = Element::Name("eth0".to_owned());
+    map.elements
+        .insert(key, Some(Element::Ip([10, 1, 0, 77].into())));
+    settle(&ns, &wanting(&wanted));
+    assert!(ruleset(&ns).contains("\"eth0\" : 10.1.0.77"));
+}
+
+#[test]
+fn five_thousand_prefixes_go_in_one_transaction() {
+    let ns = Namespace::new().unwrap();
+    let many = |step: u32| -> Vec<IpNet> {
+        let net = |i: u32| IpNet::new(Ipv4Addr::from(0x0a00_0000 + i * step).into(), 24).unwrap();
+        (0..5000).map(net).collect()
+    };
+    let mut wanted = everything();
+    let insert = |t: &mut Table, step| {
+        let set = Set::of_nets(Family::V4, &many(step));
+        assert_eq!(set.elements.len(), 5000);
+        t.sets.insert("remote4".to_owned(), set);
+    };
+    insert(&mut wanted, 512);
+    settle(&ns, &wanting(&wanted));
+    let listed = json(&ns, "nft -j list set inet strait remote4");
+    let elements = &listed[0]["nftables"][1]["set"]["elem"];
+    assert_eq!(elements.as_array().unwrap().len(), 5000);
+    assert_eq!(
+        elements[4999],
+        json!({"prefix": {"addr": "10.39.14.0", "len": 24}})
+    );
+    // All of them change at once.
+    insert(&mut wanted, 768);
+    settle(&ns, &wanting(&wanted));
+    settle(&ns, &nothing());
+}
+
+#[test]
+fn a_transaction_that_fails_changes_nothing_and_keeps_routes_back() {
+    let ns = namespace();
+    settle(&ns, &wanting(&everything()));
+    let before = ruleset(&ns);
+    let id = table();
+    let ops = vec![
+        Op::AddSet(id.clone(), "new".to_owned(), nets(Family::V4, &[])),
+        Op::FlushChain(id.clone(), "forward".to_owned()),
+        Op::AddRule(
+            id.clone(),
+            "forward".to_owned(),
+            rule(
+                "no such set",
+                vec![in_set(Field::Source(Family::V4), "absent", false)],
+            ),
+        ),
+        Op::AddChain(id.clone(), "new-chain".to_owned(), None),
+    ];
+    let route = |kind| {
+        Change::SetRoute(strait_host::Route {
+            table: 254,
+            dst: "10.2.0.0/16".parse().unwrap(),
+            metric: 7,
+            protocol: ROUTES,
+            kind,
+        })
+    };
+    let hop = strait_host::Hop {
+        dev: Some("up0".to_owned()),
+        via: None,
+        onlink: false,
+    };
+    let changes = [
+        Change::Nft(ops),
+        route(RouteKind::Unicast {
+            hops: vec![hop],
+            src: None,
+        }),
+        route(RouteKind::Unreachable),
+    ];
+    let failures = ns
+        .run_async(|| async {
+            let mut kernel = Kernel::connect().await.unwrap();
+            let failures = kernel.apply(&changes).await;
+            // The socket is as good as new.
+            kernel.observe(&BTreeSet::from([table()])).await.unwrap();
+            failures
+        })
+        .unwrap();
+    assert_eq!(failures.len(), 2, "{failures:#?}");
+    let text = failures[0].error.to_string();
+    assert!(
+        text.contains("nft add rule inet strait forward (no such set): ENOENT"),
+        "{text}"
+    );
+    assert_eq!(failures[1].error.kind(), "skipped");
+    assert_eq!(failures[1].change, changes[1]);
+    assert_eq!(ruleset(&ns), before);
+    let routes = run(&ns, "ip route show proto 181");
+    assert!(
+        routes.contains("unreachable 10.2.0.0/16") && !routes.contains("dev"),
+        "{routes}"
+    );
+}
+
+#[test]
+fn what_others_did_to_our_table_is_undone_and_their_tables_stay() {
+    let ns = Namespace::new().unwrap();
+    run(&ns, "nft add table ip other");
+    run(
+        &ns,
+        "nft add chain ip other c { type nat hook postrouting priority 95 ; }",
+    );
+    run(&ns, "nft add rule ip other c masquerade");
+    let others = run(&ns, "nft list table ip other");
+    settle(&ns, &wanting(&everything()));
+    let ours = run(&ns, "nft list table inet strait");
+    for damage in [
+        "nft insert rule inet strait forward tcp dport 22 log prefix \"x\" accept",
+        "nft flush chain inet strait postrouting",
+        "nft add element inet strait links { \"eth9\" }",
+        "nft delete element inet strait remote4 { 10.2.0.0/15 }",
+        "nft add set inet strait extra { type ipv4_addr . inet_service ; }",
+        "nft add map inet strait verdicts { type ifname : verdict ; }",
+        "nft add chain inet strait extra { type filter hook ingress device lo priority 0 ; }",
+        "nft add chain inet strait forward { policy drop ; }",
+        "nft add table inet strait { flags dormant ; }",
+        "nft flush ruleset inet",
+        "nft add set inet strait aged { type ipv4_addr ; timeout 1h ; }",
+        "nft add rule inet strait output meta mark set mark or 0x1",
+        "nft add rule inet strait output goto more",
+        "nft add rule inet strait output ip saddr 10.0.0.0/8 counter",
+        "nft add rule inet strait output iifname \"eth*\" counter",
+        "nft add rule inet strait output ct direction reply counter",
+        "nft add rule inet strait output ip daddr { 10.0.0.1, 10.0.0.2 } counter",
+    ] {
+        run(&ns, damage);
+        let changes = settle(&ns, &wanting(&everything()));
+        assert!(!changes.is_empty(), "not seen: {damage}");
+        assert_eq!(
+            run(&ns, "nft list table inet strait"),
+            ours,
+            "after {damage}"
+        );
+        assert_eq!(
+            run(&ns, "nft list table ip other"),
+            others,
+            "after {damage}"
+        );
+    }
+}
