@@ -104,7 +104,7 @@ fn start(process: &Process, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let outcome = runtime.block_on(ending);
     // A blocking call that hangs must not keep a process that is done.
     runtime.shutdown_background();
-    outcome.map(|()| ExitCode::SUCCESS)
+    outcome
 }
 
 fn completion(command: &mut Command, matches: &ArgMatches) -> anyhow::Result<ExitCode> {

@@ -2,17 +2,16 @@
 
 use std::future::Future;
 use std::pin::Pin;
-#[cfg(feature = "lab")]
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
 
 /// What a subcommand's `async fn` gives.
-type Ending<'a> = Pin<Box<dyn Future<Output = anyhow::Result<()>> + 'a>>;
+type Ending<'a> = Pin<Box<dyn Future<Output = anyhow::Result<ExitCode>> + 'a>>;
 
 /// How a subcommand runs.
 #[derive(Clone, Copy)]
-#[allow(dead_code, reason = "the agents and the lab are being written")]
+#[allow(dead_code, reason = "the lab is being written")]
 pub(crate) enum Run {
     /// On one thread: an agent of a node, where memory counts.
     Agent(for<'a> fn(&'a ArgMatches) -> Ending<'a>),
@@ -35,12 +34,43 @@ pub(crate) struct Process {
     pub(crate) run: Run,
 }
 
+/// The ending of what either succeeds or fails.
+fn ending<'a>(run: impl Future<Output = anyhow::Result<()>> + 'a) -> Ending<'a> {
+    Box::pin(async { run.await.map(|()| ExitCode::SUCCESS) })
+}
+
 /// All of them, in the order in which help shows them.
 pub(crate) const PROCESSES: &[Process] = &[
+    Process {
+        command: strait_route_agent::command,
+        stands_in_for: Some("submariner-route-agent"),
+        run: Run::Agent(|matches| ending(strait_route_agent::run(matches))),
+    },
+    Process {
+        command: strait_gateway::command,
+        stands_in_for: Some("submariner-gateway"),
+        run: Run::Agent(|matches| ending(strait_gateway::run(matches))),
+    },
+    Process {
+        command: strait_route_agent::plan_command,
+        stands_in_for: None,
+        run: Run::Agent(|matches| ending(strait_route_agent::plan(matches))),
+    },
+    Process {
+        command: strait_route_agent::diff_command,
+        stands_in_for: None,
+        run: Run::Agent(|matches| {
+            Box::pin(async {
+                Ok(ExitCode::from(u8::from(
+                    strait_route_agent::diff(matches).await?,
+                )))
+            })
+        }),
+    },
     #[cfg(feature = "lab")]
     Process {
         command: strait_apiserver::command,
         stands_in_for: None,
-        run: Run::Server(|matches| Box::pin(strait_apiserver::run(matches))),
+        run: Run::Server(|matches| ending(strait_apiserver::run(matches))),
     },
 ];
