@@ -7,6 +7,7 @@
 
 mod address;
 mod apply;
+mod conntrack;
 mod error;
 mod link;
 mod neighbour;
@@ -22,6 +23,7 @@ mod wire;
 
 use std::collections::BTreeSet;
 
+pub use conntrack::{Flow, Tuple};
 pub use error::{Error, Failure};
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 pub use reconciler::{Outcome, Reconciler};
@@ -81,6 +83,33 @@ impl Kernel {
             failures.extend(pass.make(change));
         }
         failures
+    }
+
+    /// The tracked connections of both families.
+    ///
+    /// # Errors
+    /// What the kernel says; it may have no connection tracking.
+    pub async fn flows(&mut self) -> Result<Vec<Flow>, Error> {
+        self.flows_if(|_| true).await
+    }
+
+    /// The tracked connections that `keep` wants; the others are not held in memory.
+    ///
+    /// # Errors
+    /// As [`Kernel::flows`].
+    pub async fn flows_if(&mut self, keep: impl FnMut(&Flow) -> bool) -> Result<Vec<Flow>, Error> {
+        tokio::task::yield_now().await;
+        conntrack::list(&mut self.nf, keep)
+    }
+
+    /// Makes the kernel forget a connection: its next packet begins a new one, under the rules of that moment.
+    /// That it is gone already is no failure.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub async fn delete_flow(&mut self, flow: &Flow) -> Result<(), Error> {
+        tokio::task::yield_now().await;
+        conntrack::delete(&mut self.nf, flow)
     }
 
     /// Listens for changes, whoever makes them, on sockets of its own.

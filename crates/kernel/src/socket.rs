@@ -121,7 +121,9 @@ impl Socket {
         request: Request,
         operation: &dyn Display,
     ) -> Result<Vec<Message>, Error> {
-        Ok(self.exchange(request, libc::NLM_F_ACK, operation)?.0)
+        let mut all = Vec::new();
+        self.exchange(request, libc::NLM_F_ACK, operation, |m| all.push(m))?;
+        Ok(all)
     }
 
     /// Sends a request that has no other answer than its acknowledgement.
@@ -137,25 +139,38 @@ impl Socket {
     ) -> Result<Vec<Message>, Error> {
         for _ in 0..ATTEMPTS {
             let operation = format_args!("list {what}");
-            let (messages, steady) =
-                self.exchange(request.clone(), libc::NLM_F_DUMP, &operation)?;
-            if steady {
-                return Ok(messages);
+            let mut all = Vec::new();
+            let flags = libc::NLM_F_DUMP;
+            if self.exchange(request.clone(), flags, &operation, |m| all.push(m))? {
+                return Ok(all);
             }
         }
         Err(Error::Unsteady(what))
     }
 
-    /// Whether nothing changed meanwhile is the second part.
+    /// Each object that a dump yields, once it comes; whether they held still meanwhile is not looked at.
+    pub(crate) fn each(
+        &mut self,
+        request: Request,
+        what: &'static str,
+        mut take: impl FnMut(&Message),
+    ) -> Result<(), Error> {
+        let operation = format_args!("list {what}");
+        self.exchange(request, libc::NLM_F_DUMP, &operation, |m| take(&m))
+            .map(drop)
+    }
+
+    /// Returns whether nothing changed meanwhile.
     fn exchange(
         &mut self,
         request: Request,
         flags: i32,
         operation: &dyn Display,
-    ) -> Result<(Vec<Message>, bool), Error> {
+        mut take: impl FnMut(Message),
+    ) -> Result<bool, Error> {
         let sequence = self.next_sequence();
         self.send(&request.finish(flags, sequence))?;
-        let (mut all, mut steady) = (Vec::new(), true);
+        let mut steady = true;
         loop {
             for message in self.receive(operation)? {
                 if message.sequence != sequence {
@@ -163,11 +178,11 @@ impl Socket {
                 }
                 steady &= message.flags & DUMP_INTERRUPTED == 0;
                 let Some(verdict) = verdict(&message) else {
-                    all.push(message);
+                    take(message);
                     continue;
                 };
                 return match verdict.refusal {
-                    None => Ok((all, steady)),
+                    None => Ok(steady),
                     Some((errno, message)) => Err(Error::Kernel {
                         operation: operation.to_string(),
                         errno,
