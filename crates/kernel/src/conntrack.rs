@@ -58,7 +58,8 @@ pub struct Flow {
     pub status: u32,
     /// Conntrack zone, if not 0.
     pub zone: Option<u16>,
-    /// The kernel's number of this very entry: a later one of the same tuple has another.
+    /// The kernel's number of this entry (a hash of its place in memory): a later one of the same tuple mostly has
+    /// another.
     pub id: u32,
 }
 

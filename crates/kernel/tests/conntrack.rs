@@ -110,16 +110,20 @@ fn connections_are_seen_as_they_are_and_forgotten_one_by_one() {
 }
 
 #[test]
-fn a_new_connection_of_the_same_ends_is_not_taken_for_the_old_one() {
+fn another_entry_of_the_same_ends_is_not_taken_for_the_one_that_was_seen() {
     let ns = Namespace::new().unwrap();
-    let udp = "-p udp -s 10.1.0.5 -d 10.2.0.7 --sport 40000 --dport 53";
-    insert(&ns, udp);
-    let old = flows(&ns);
-    run(&ns, "conntrack -D -s 10.1.0.5");
-    insert(&ns, udp);
+    insert(
+        &ns,
+        "-p udp -s 10.1.0.5 -d 10.2.0.7 --sport 40000 --dport 53",
+    );
+    let seen = flows(&ns).remove(0);
+    let other = Flow {
+        id: seen.id ^ 1,
+        ..seen
+    };
     ns.run_async(|| async {
         let mut kernel = Kernel::connect().await.unwrap();
-        kernel.delete_flow(&old[0]).await.unwrap();
+        kernel.delete_flow(&other).await.unwrap();
     })
     .unwrap();
     assert_eq!(run(&ns, "conntrack -L").lines().count(), 1);
