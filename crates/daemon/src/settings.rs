@@ -97,7 +97,11 @@ impl Settings {
         parse: impl FnOnce(&str) -> Result<T, E>,
     ) -> Result<T, Noted> {
         match self.values.get(name) {
-            None => Err(self.note(name, "is not set")),
+            None => {
+                let secret = self.table_of().any(|it| it.name == name && it.secret);
+                let file = if secret { "-file" } else { "" };
+                Err(self.note(name, &format!("is not set (nor is --{}{file})", flag(name))))
+            }
             Some((value, _)) if value.is_empty() && self.is_required(name) => {
                 Err(self.note(name, "is empty"))
             }

@@ -11,7 +11,7 @@ use kube::{Client, Config};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-use crate::settings::{Noted, Setting};
+use crate::settings::{Noted, Setting, go_bool};
 use crate::{Secret, Settings};
 
 /// How long a connection may take.
@@ -130,12 +130,12 @@ impl BrokerSettings {
         let token = settings.parse("BROKER_K8S_APISERVERTOKEN", token);
         let namespace = settings.text("BROKER_K8S_REMOTENAMESPACE");
         let ca = settings.optional("BROKER_K8S_CA", certificates);
-        let insecure = settings.bool("BROKER_K8S_INSECURE");
+        let insecure = settings.optional("BROKER_K8S_INSECURE", go_bool);
         Ok(Self {
             server: server?,
             token: token?,
             ca: ca?,
-            insecure: insecure?,
+            insecure: insecure?.unwrap_or(false),
             namespace: namespace?,
         })
     }

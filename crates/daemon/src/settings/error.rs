@@ -28,12 +28,13 @@ impl Problem {
         problem: &str,
     ) -> Self {
         let secret = setting.is_some_and(|setting| setting.secret);
+        // A parser's words may quote what it was given.
+        let hide = secret && value.as_ref().is_some_and(|value| !value.is_empty());
         Self {
             name: name.to_owned(),
             value: value.map(|value| if secret { "***".to_owned() } else { value }),
             origin,
-            // A parser's words may quote what it was given.
-            problem: if secret {
+            problem: if hide {
                 "is not valid".to_owned()
             } else {
                 problem.to_owned()
@@ -55,7 +56,7 @@ impl fmt::Display for Problem {
             expected,
         } = self;
         match (value, origin) {
-            (None, _) => write!(f, "{name} {problem} (nor is --{})", flag(name))?,
+            (None, _) => write!(f, "{name} {problem}")?,
             (Some(value), Origin::Flag) => {
                 write!(f, "{name}={value:?} (flag --{}): {problem}", flag(name))?
             }

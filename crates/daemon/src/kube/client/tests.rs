@@ -59,7 +59,10 @@ fn what_cannot_reach_a_broker_is_refused_with_the_reason() {
     let expected = [
         ("BROKER_K8S_APISERVER", "only https can reach a broker"),
         ("BROKER_K8S_APISERVERTOKEN", "is not valid"),
-        ("BROKER_K8S_REMOTENAMESPACE", "is not set"),
+        (
+            "BROKER_K8S_REMOTENAMESPACE",
+            "is not set (nor is --broker-k8s-remotenamespace)",
+        ),
         ("BROKER_K8S_CA", "holds no certificate"),
         ("BROKER_K8S_INSECURE", "is neither true nor false"),
     ];
