@@ -50,7 +50,9 @@ impl FromStr for Mac {
         let mut octets = [0; 6];
         let mut parts = text.split(':');
         for octet in &mut octets {
-            let part = parts.next().filter(|p| p.len() == 2).ok_or_else(bad)?;
+            // `from_str_radix` takes a sign.
+            let hex = |p: &&str| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit());
+            let part = parts.next().filter(hex).ok_or_else(bad)?;
             *octet = u8::from_str_radix(part, 16).map_err(|_| bad())?;
         }
         match parts.next() {
@@ -183,9 +185,6 @@ mod tests {
             "zz:00:5e:00:0a:ff",
             "+2:00:5e:00:0a:ff",
         ] {
-            if bad.starts_with('+') {
-                continue;
-            }
             assert!(bad.parse::<Mac>().is_err(), "{bad}");
         }
     }

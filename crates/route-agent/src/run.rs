@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Context;
 use clap::ArgMatches;
+use strait_core::route_agent::flows::FlowRules;
 use strait_core::route_agent::{Input, Plan, State, owner};
 use strait_core::{Condition, Time};
 use strait_daemon::engine::{Engine, Process};
@@ -11,12 +12,12 @@ use strait_daemon::http::Admin;
 use strait_daemon::kube::cluster_client;
 use strait_daemon::report::Reporter;
 use strait_daemon::{Drain, Heartbeat, Metrics, Readiness};
-use strait_host::{Host, Wanted};
+use strait_host::{Change, Host, Wanted};
 use strait_kernel::Outcome;
 use tokio::sync::watch;
 
 use crate::settings::Configuration;
-use crate::{inputs, status};
+use crate::{flows, inputs, status};
 
 /// Runs until SIGTERM or SIGINT. What it has put into the kernel stays.
 ///
@@ -41,6 +42,7 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     let agent = Agent {
         state: State::new(configuration.core),
         status: status::start(client, metrics.clone()),
+        flows: flows::start(metrics.clone()),
         told: Told::default(),
     };
     let reporter = Reporter::new(readiness);
@@ -63,6 +65,7 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
 struct Agent {
     state: State,
     status: watch::Sender<Option<strait_api::Object>>,
+    flows: watch::Sender<Option<FlowRules>>,
     told: Told,
 }
 
@@ -105,8 +108,12 @@ impl Process for Agent {
         &plan.conditions
     }
 
-    fn carry_out(&mut self, plan: Plan, _outcome: &Outcome) {
+    fn carry_out(&mut self, plan: Plan, outcome: &Outcome) {
         self.told.tell(&plan);
+        let new_rules = outcome.made.iter().any(|c| matches!(c, Change::Nft(_)));
+        if new_rules || *self.flows.borrow() != plan.flows {
+            self.flows.send_replace(plan.flows);
+        }
         self.status.send_if_modified(|object| {
             let changed = *object != plan.object;
             *object = plan.object;
