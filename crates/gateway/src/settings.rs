@@ -13,7 +13,7 @@ use strait_daemon::settings::command as settings_command;
 use strait_daemon::{Setting, Settings, SettingsError, http, logs};
 
 /// The settings of the gateway, beside those of every process.
-pub static TABLE: [Setting; 17] = [
+pub static TABLE: [Setting; 18] = [
     Setting::new(
         "NODE_NAME",
         "Name of the Node that this process runs on",
@@ -79,6 +79,7 @@ pub static TABLE: [Setting; 17] = [
     BROKER[1],
     BROKER[2],
     BROKER[3],
+    BROKER[4],
 ];
 
 /// The command line of `strait gateway`.

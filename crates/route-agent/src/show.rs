@@ -41,7 +41,7 @@ pub fn diff_command() -> Command {
             &TABLE,
         ),
         "Reads this host and the cluster's API with the settings of `strait route-agent`, and changes nothing.\n\
-         Exits with 0 if there is nothing to change, with 1 if there is.\n\n\
+         Exits with 0 if there is nothing to change, with 1 if there is, with 2 if that can't be told.\n\n\
          Example:\n  strait diff --output json --node-name worker-1 --submariner-clusterid east \\\n    \
          --submariner-clustercidr 10.42.0.0/16",
     )

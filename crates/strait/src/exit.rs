@@ -8,6 +8,16 @@ use strait_daemon::SettingsError;
 /// Status for wrong flags and settings, as clap has it.
 const USAGE: u8 = 2;
 
+/// Marks an error that ends with status 2, where 1 is an answer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Trouble;
+
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("no answer")
+    }
+}
+
 /// Reports an error as `NAME: what failed: caused by` on standard error. Status 2 is for what the user can correct on
 /// the command line or in the environment, 1 for the rest.
 pub(crate) fn code(name: &str, outcome: anyhow::Result<ExitCode>) -> ExitCode {
@@ -17,7 +27,8 @@ pub(crate) fn code(name: &str, outcome: anyhow::Result<ExitCode>) -> ExitCode {
         Err(error) => {
             // If standard error is gone too there is nobody to tell.
             let _ = writeln!(io::stderr(), "{name}: {error:#}");
-            if error.chain().any(|cause| cause.is::<SettingsError>()) {
+            let usage = error.chain().any(|cause| cause.is::<SettingsError>());
+            if usage || error.is::<Trouble>() {
                 ExitCode::from(USAGE)
             } else {
                 ExitCode::FAILURE

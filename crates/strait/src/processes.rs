@@ -60,10 +60,12 @@ pub(crate) const PROCESSES: &[Process] = &[
         command: strait_route_agent::diff_command,
         stands_in_for: None,
         run: Run::Agent(|matches| {
+            // As diff(1) has it: 1 for a difference, 2 for trouble.
             Box::pin(async {
-                Ok(ExitCode::from(u8::from(
-                    strait_route_agent::diff(matches).await?,
-                )))
+                match strait_route_agent::diff(matches).await {
+                    Ok(differs) => Ok(ExitCode::from(u8::from(differs))),
+                    Err(error) => Err(error.context(crate::exit::Trouble)),
+                }
             })
         }),
     },

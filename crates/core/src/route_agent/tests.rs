@@ -187,14 +187,14 @@ fn table_of(plan: &Plan) -> &strait_host::nft::Table {
 
 fn host_source(plan: &Plan) -> Option<std::net::IpAddr> {
     let rules = &table_of(plan).chains["source"].rules;
-    let sources = rules.iter().flat_map(|r| &r.statements).filter_map(|s| {
+    let mut sources = rules.iter().flat_map(|r| &r.statements).filter_map(|s| {
         if let Statement::SnatTo(ip) = s {
             Some(*ip)
         } else {
             None
         }
     });
-    sources.last()
+    sources.next_back()
 }
 
 fn condition<'a>(plan: &'a Plan, name: &str) -> Option<&'a crate::Condition> {
