@@ -9,8 +9,8 @@ use crate::metadata;
 use crate::schema::Schema;
 use crate::types::{Type, Types, resource_id};
 
-/// Fills in what the API server fills in, and marks the definition as established.
-pub fn complete(crd: &mut Value, now: &str) {
+/// Fills in what a definition may leave out.
+pub fn fill_in(crd: &mut Value) {
     let kind = crd["spec"]["names"]["kind"]
         .as_str()
         .unwrap_or_default()
@@ -28,6 +28,13 @@ pub fn complete(crd: &mut Value, now: &str) {
             .entry("listKind")
             .or_insert_with(|| json!(format!("{kind}List")));
     }
+}
+
+/// Marks a definition as established.
+pub fn establish(crd: &mut Value, now: &str) {
+    let Some(spec) = crd.get("spec").and_then(Value::as_object) else {
+        return;
+    };
     let names = spec.get("names").cloned().unwrap_or_default();
     let versions = spec
         .get("versions")
@@ -91,7 +98,8 @@ pub fn types(crd: &Value) -> Result<Vec<Type>, Failure> {
             ));
         }
     }
-    if !group.is_empty() && !(metadata::is_subdomain(&group) && metadata::is_label(&plural)) {
+    let dns = metadata::is_subdomain(&group) && metadata::is_label(&plural);
+    if !group.is_empty() && !dns {
         causes.push(Cause::new(
             "FieldValueInvalid",
             "spec.group",

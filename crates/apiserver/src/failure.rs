@@ -25,6 +25,17 @@ impl Cause {
     }
 }
 
+/// What a failed request was about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct About {
+    /// API group; empty for the core group.
+    pub group: String,
+    /// Plural name, or kind.
+    pub kind: String,
+    /// Name of the object; may be empty.
+    pub name: String,
+}
+
 /// A request that was refused: what the client gets as a `Status` with `status: Failure`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}: {message}")]
@@ -35,10 +46,8 @@ pub struct Failure {
     pub reason: &'static str,
     /// What an operator reads.
     pub message: String,
-    /// API group and resource (or kind) that the request was about; may be empty.
-    pub about: (String, String),
-    /// Name of the object that the request was about; may be empty.
-    pub name: String,
+    /// What the request was about, if that is known.
+    pub about: Option<Box<About>>,
     /// Details, such as one entry per invalid field.
     pub causes: Vec<Cause>,
 }
@@ -49,8 +58,7 @@ impl Failure {
             code,
             reason,
             message: message.into(),
-            about: (String::new(), String::new()),
-            name: String::new(),
+            about: None,
             causes: Vec::new(),
         }
     }
@@ -58,8 +66,8 @@ impl Failure {
     /// Says which object the failure is about.
     #[must_use]
     pub fn about(mut self, group: &str, resource: &str, name: &str) -> Self {
-        self.about = (group.to_owned(), resource.to_owned());
-        self.name = name.to_owned();
+        let (group, kind, name) = (group.to_owned(), resource.to_owned(), name.to_owned());
+        self.about = Some(Box::new(About { group, kind, name }));
         self
     }
 
@@ -226,10 +234,11 @@ impl Failure {
     #[must_use]
     pub fn status(&self) -> Value {
         let mut details = serde_json::Map::new();
+        let about = self.about.as_deref().cloned().unwrap_or_default();
         for (key, value) in [
-            ("name", &self.name),
-            ("group", &self.about.0),
-            ("kind", &self.about.1),
+            ("name", about.name),
+            ("group", about.group),
+            ("kind", about.kind),
         ] {
             if !value.is_empty() {
                 details.insert(key.to_owned(), json!(value));

@@ -279,7 +279,7 @@ pub fn apply(
 /// Whether two versions of an object differ in nothing but the times in their managed fields.
 #[must_use]
 pub fn same_but_times(old: &Value, new: &Value) -> bool {
-    let without = |object: &Value| -> (Option<Map<String, Value>>, Option<Map<String, Value>>) {
+    let without = |object: &Value| -> (Option<Map<String, Value>>, Option<Map<_, _>>) {
         let mut rest = object.as_object().cloned();
         let metadata = rest.as_mut().and_then(|o| o.remove("metadata"));
         let mut metadata = metadata.and_then(|m| m.as_object().cloned());

@@ -2,11 +2,12 @@
 
 use serde_json::{Value, json};
 
+use crate::crd;
 use crate::failure::{Cause, Failure};
 use crate::managed::{self, Writer};
 use crate::metadata;
 use crate::patch;
-use crate::types::Type;
+use crate::types::{CRDS, Type};
 
 /// Largest object, bytes as JSON (etcd takes 1.5 MiB; requests are limited to 3 MiB).
 const MAX_OBJECT: usize = 3 << 20;
@@ -389,6 +390,9 @@ pub fn is_namespace(ty: &Type) -> bool {
 fn finish(ty: &Type, object: &mut Value, strict: bool) -> Result<(), Failure> {
     metadata::tidy(metadata::of(object));
     prune(ty, object, strict)?;
+    if *ty.id == *CRDS {
+        crd::fill_in(object);
+    }
     let mut causes = metadata::validate(object, is_namespace(ty));
     if let Some(schema) = &ty.schema {
         schema.fill_in(object);
@@ -444,8 +448,10 @@ fn gains_finalizer(old: &Value, new: &Value) -> bool {
 }
 
 fn differs_in_spec(ty: &Type, old: &Value, new: &Value) -> bool {
-    let counted = |key: &str| {
-        !matches!(key, "metadata" | "apiVersion" | "kind") && !(ty.status && key == "status")
+    let counted = |key: &str| match key {
+        "metadata" | "apiVersion" | "kind" => false,
+        "status" => !ty.status,
+        _ => true,
     };
     let part = |object: &Value| {
         let map = object.as_object().cloned().unwrap_or_default();

@@ -244,7 +244,7 @@ impl Inner {
         created: bool,
     ) -> Result<Reply, Failure> {
         let definition = if *target.ty.id == *CRDS {
-            crd::complete(&mut new, &context.writer.now);
+            crd::establish(&mut new, &context.writer.now);
             Some(crd::types(&new)?)
         } else {
             None

@@ -41,10 +41,12 @@ pub(super) async fn dispatch(
     let user = authorization
         .and_then(|h| service.auth.user(h))
         .ok_or_else(Failure::unauthorized)?;
-    let place = match route.ok_or_else(Failure::no_path)? {
-        Route::Objects(place) => place,
-        _ if !get => return Err(Failure::method_not_allowed()),
-        other => return discovery(service, &other, &head.headers).map(|v| reply(200, &v)),
+    let route = route.ok_or_else(Failure::no_path)?;
+    let Route::Objects(place) = route else {
+        if !get {
+            return Err(Failure::method_not_allowed());
+        }
+        return discovery(service, &route, &head.headers).map(|v| reply(200, &v));
     };
     let query = Query::parse(head.uri.query().unwrap_or_default())?;
     let ty = service

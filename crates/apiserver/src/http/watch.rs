@@ -71,6 +71,7 @@ pub(super) fn start(
     let mut wake = backend.subscribe(&ty.id);
     wake.mark_unchanged();
     let mut first = BytesMut::new();
+    let mut over = false;
     let fresh = initial || (query.text("sendInitialEvents").is_empty() && asked.unwrap_or(0) == 0);
     let revision = if fresh {
         let page = backend.list(&ty, &scope, 0, None, None)?;
@@ -89,13 +90,17 @@ pub(super) fn start(
             Some(revision) if revision > 0 => revision,
             Some(_) | None => backend.revision(),
         };
-        let events = backend.since(&ty.id, revision);
-        match events {
+        match backend.since(&ty.id, revision) {
             Ok((events, now)) => {
                 catch_up(&mut first, &scope, &events, &encoding);
                 now
             }
-            Err(failure) => return Err(failure),
+            Err(failure) => {
+                // Told inside the stream, as Kubernetes does: clients list again only then.
+                line(&mut first, "ERROR", &failure.status().to_string().into());
+                over = true;
+                revision
+            }
         }
     };
     let now = Instant::now();
@@ -110,7 +115,7 @@ pub(super) fn start(
         end: now + Duration::from_secs(seconds),
         next_bookmark: now + BOOKMARK,
         first: Some(first.freeze()).filter(|f| !f.is_empty()),
-        over: false,
+        over,
     };
     let stream = futures::stream::unfold(watch, |mut watch| async move {
         let chunk = watch.next().await?;

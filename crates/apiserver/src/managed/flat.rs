@@ -243,7 +243,7 @@ pub(super) fn remove(value: &mut Value, path: &[String]) {
 
 fn is_item(step: &str, item: &Value) -> bool {
     if let Some(text) = step.strip_prefix("v:") {
-        return item.to_string() == text;
+        return serde_json::from_str::<Value>(text).is_ok_and(|v| v == *item);
     }
     let keys = step
         .strip_prefix("k:")
