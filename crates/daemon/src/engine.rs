@@ -8,8 +8,8 @@ use strait_host::{Host, Owner, Wanted};
 use strait_kernel::{Error, Event, Kernel, Outcome, Reconciler, Watch};
 use tokio::sync::mpsc;
 
-use crate::report::Reporter;
-use crate::{Drain, Heartbeat, Metrics};
+use crate::report::report;
+use crate::{Drain, Heartbeat, Metrics, Readiness};
 
 /// A pass over the kernel follows this long after a change that was made without reading it first.
 const VERIFY_SOON: Duration = Duration::from_millis(200);
@@ -51,7 +51,7 @@ pub struct Engine<P: Process> {
     inputs: mpsc::Receiver<P::Input>,
     reconciler: Reconciler,
     events: Watch,
-    reporter: Reporter,
+    readiness: Readiness,
     metrics: Metrics,
     heartbeat: Heartbeat,
     verify: Duration,
@@ -70,7 +70,7 @@ impl<P: Process> Engine<P> {
         process: P,
         owner: Owner,
         inputs: mpsc::Receiver<P::Input>,
-        reporter: Reporter,
+        readiness: Readiness,
         metrics: Metrics,
         heartbeat: Heartbeat,
         verify: Duration,
@@ -81,7 +81,7 @@ impl<P: Process> Engine<P> {
             inputs,
             events: kernel.watch()?,
             reconciler: Reconciler::new(kernel, owner),
-            reporter,
+            readiness,
             metrics,
             heartbeat,
             verify,
@@ -174,8 +174,10 @@ impl<P: Process> Engine<P> {
                 self.read_at = self.read_at.min(Instant::now() + VERIFY_SOON);
             }
         }
-        self.reporter
-            .report(&with_outcome(P::conditions(&plan), &outcome));
+        report(
+            &self.readiness,
+            &with_outcome(P::conditions(&plan), &outcome),
+        );
         self.process.carry_out(plan, &outcome);
     }
 

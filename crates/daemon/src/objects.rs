@@ -8,6 +8,9 @@ use strait_core::Event;
 
 use crate::kube::{Change, Item, Watch};
 
+/// Who writes, as `managedFields` names it.
+const MANAGER: &str = "strait";
+
 /// Watches a kind for ever. Each object is parsed once; one that can't be is an event like any other.
 pub fn events<T, F>(
     client: &Client,
@@ -47,24 +50,32 @@ pub enum Annotations {
     KeepForeign,
 }
 
+/// An object as the server has it after [`put`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Put {
+    /// It may lack fields that the server's definition of the resource does not know.
+    pub stored: Object,
+    /// Whether anything had to be written.
+    pub written: bool,
+}
+
 /// Makes the object on the server, or makes it equal to this one; an equal one is not written.
 ///
-/// Gives it as the server has it now, which may lack fields that its definition of the resource does not know.
 ///
 /// # Errors
 /// What the server says; a conflict with somebody else's write is tried again a few times first.
-pub async fn put(
-    client: &Client,
-    object: &Object,
-    annotations: Annotations,
-) -> Result<Object, Error> {
+pub async fn put(client: &Client, object: &Object, annotations: Annotations) -> Result<Put, Error> {
     let api = api(client, &object.key);
     let kind = object.key.kind;
+    let params = PostParams {
+        field_manager: Some(MANAGER.to_owned()),
+        ..PostParams::default()
+    };
     let mut attempts = 0;
     loop {
         attempts += 1;
         let written = match api.get_opt(&object.key.name).await? {
-            None => api.create(&PostParams::default(), &object.write()).await,
+            None => api.create(&params, &object.write()).await,
             Some(there) => {
                 let have = Object::read(kind, &there);
                 let mut want = object.clone();
@@ -76,16 +87,23 @@ pub async fn put(
                     }
                 }
                 if have.same(&want) {
-                    return Ok(have);
+                    return Ok(Put {
+                        stored: have,
+                        written: false,
+                    });
                 }
                 let mut new = want.write();
                 new.metadata.resource_version = there.metadata.resource_version;
-                api.replace(&object.key.name, &PostParams::default(), &new)
-                    .await
+                api.replace(&object.key.name, &params, &new).await
             }
         };
         match written {
-            Ok(stored) => return Ok(Object::read(kind, &stored)),
+            Ok(stored) => {
+                return Ok(Put {
+                    stored: Object::read(kind, &stored),
+                    written: true,
+                });
+            }
             Err(Error::Api(status)) if status.code == 409 && attempts < 5 => {}
             Err(error) => return Err(error),
         }

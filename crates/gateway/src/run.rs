@@ -9,7 +9,6 @@ use strait_core::{Condition, Time};
 use strait_daemon::engine::{Engine, Process};
 use strait_daemon::http::Admin;
 use strait_daemon::kube::{broker_client, cluster_client};
-use strait_daemon::report::Reporter;
 use strait_daemon::{Drain, Heartbeat, Metrics, Readiness};
 use strait_host::{Host, Wanted};
 use strait_kernel::Outcome;
@@ -60,12 +59,11 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
         local: writer::start("cluster", cluster, metrics.clone(), written.clone()),
         broker: writer::start("broker", broker, metrics.clone(), written),
     };
-    let reporter = Reporter::new(readiness);
     Engine::new(
         gateway,
         owner(),
         inputs,
-        reporter,
+        readiness,
         metrics,
         heartbeat,
         VERIFY,

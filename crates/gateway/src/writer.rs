@@ -40,9 +40,11 @@ pub(crate) fn start(
                     break;
                 }
                 match make(&client, change).await {
-                    Ok(stored) => {
-                        tracing::info!(server, object = %change.key(), change = verb(change), "written");
-                        metrics.changed("object", 1);
+                    Ok(Made { stored, changed }) => {
+                        if changed {
+                            tracing::info!(server, object = %change.key(), change = verb(change), "written");
+                            metrics.changed("object", 1);
+                        }
                         if let Some(stored) = stored {
                             let _ = written.send(stored);
                         }
@@ -72,16 +74,32 @@ pub(crate) fn start(
     sender
 }
 
-async fn make(client: &Client, change: &ObjectChange) -> Result<Option<Stored>, kube::Error> {
+/// What a change did.
+struct Made {
+    stored: Option<Stored>,
+    changed: bool,
+}
+
+async fn make(client: &Client, change: &ObjectChange) -> Result<Made, kube::Error> {
     match change {
         ObjectChange::Put(object) => {
-            let stored = put(client, object, Annotations::Exact).await?;
-            Ok(Some(Stored {
+            let put = put(client, object, Annotations::Exact).await?;
+            let stored = Some(Stored {
                 wanted: object.clone(),
+                stored: put.stored,
+            });
+            Ok(Made {
                 stored,
-            }))
+                changed: put.written,
+            })
         }
-        ObjectChange::Delete(key) => delete(client, key).await.map(|()| None),
+        ObjectChange::Delete(key) => {
+            delete(client, key).await?;
+            Ok(Made {
+                stored: None,
+                changed: true,
+            })
+        }
     }
 }
 

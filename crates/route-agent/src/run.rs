@@ -10,7 +10,6 @@ use strait_core::{Condition, Time};
 use strait_daemon::engine::{Engine, Process};
 use strait_daemon::http::Admin;
 use strait_daemon::kube::cluster_client;
-use strait_daemon::report::Reporter;
 use strait_daemon::{Drain, Heartbeat, Metrics, Readiness};
 use strait_host::{Change, Host, Wanted};
 use strait_kernel::Outcome;
@@ -45,12 +44,11 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
         flows: flows::start(metrics.clone()),
         told: Told::default(),
     };
-    let reporter = Reporter::new(readiness);
     Engine::new(
         agent,
         owner(),
         inputs,
-        reporter,
+        readiness,
         metrics,
         heartbeat,
         configuration.verify,
