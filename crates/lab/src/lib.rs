@@ -1,1 +1,36 @@
-//! Being written.
+//! Clusters on one machine: nodes, pods and the Internet between clusters as network namespaces, with the real processes in them.
+//!
+//! A lab lives in a sandbox of namespaces whose first process takes everything along when it ends: nothing outside of it is
+//! touched, nothing is left behind, and labs do not collide. It needs root, or a user who may make user namespaces, and the
+//! packages iproute2 and nftables.
+//!
+//! [`topology`] says who is where. The lab is built with iproute2 and nftables, so that what the agents do with their own netlink
+//! code is judged by somebody else's.
+
+mod build;
+mod cli;
+mod client;
+mod cni;
+mod control;
+mod exec;
+mod netns;
+mod objects;
+mod options;
+mod pod;
+mod probe;
+mod process;
+mod sandbox;
+mod services;
+mod state;
+mod status;
+mod supervisor;
+pub mod topology;
+
+pub use cli::{command, main};
+pub use client::{Lab, down};
+pub use cni::device as cni_device;
+pub use control::{CniChange, Status};
+pub use options::{Cni, Options, RpFilter};
+pub use probe::{Probe, Seen, Transport};
+pub use process::{ProcessStatus, Readiness, Role};
+pub use topology::Topology;

@@ -1,0 +1,360 @@
+//! The command line of `strait lab`.
+
+use std::ffi::OsString;
+use std::io::{ErrorKind, Write};
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+use crate::client::{Lab, down};
+use crate::control::CniChange;
+use crate::options::{Cni, Options, RpFilter};
+use crate::probe::{Probe, Transport};
+use crate::process::Role;
+use crate::sandbox::{self, SELF};
+use crate::state::StateDir;
+use crate::{exec, pod, status, supervisor};
+
+const EXAMPLES: &str = "\
+Examples:
+  strait lab demo                                  everything at once
+  strait lab up                                    two clusters, east (bridge) and west (calico), of three nodes
+  strait lab up --clusters 3 --nodes 2 --cni calico --name three
+  strait lab status
+  strait lab exec east-2 -- ip route               on a node; with the node's host name and /proc/sys/net
+  strait lab exec west-1-a -- curl web.example     in a pod
+  strait lab exec internet -- tcpdump -ni wan      between the clusters
+  strait lab probe east-2-a web.west               from a pod to the other cluster's service
+  strait lab reboot west-2 --cni-after 60          a boot whose CNI comes up late
+  strait lab cni east-3 address 10.101.3.7/24      the CNI's address changes
+  strait lab restart east-1 route-agent
+  strait lab down --all";
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "lab",
+    about = "Clusters on this machine, as network namespaces, with the real processes in them",
+    after_help = EXAMPLES
+)]
+struct Cli {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Start a lab in the background
+    Up(Up),
+    /// Show clusters, nodes and processes
+    Status {
+        #[command(flatten)]
+        lab: Which,
+        /// How to print it
+        #[arg(long, short, default_value = "table")]
+        output: Format,
+    },
+    /// Run a command on a node, in a pod, or on another machine of the lab
+    Exec {
+        #[command(flatten)]
+        lab: Which,
+        /// Such as east-1, east-1-a (a pod), control-east, router-east, broker, internet
+        place: String,
+        /// The command and its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<OsString>,
+    },
+    /// Try to reach a listener, and print which source address it saw
+    Probe {
+        #[command(flatten)]
+        lab: Which,
+        /// Where from, such as east-1 or east-1-a
+        from: String,
+        /// Where to: a pod, a cluster's service such as web.west, or ADDRESS:PORT
+        to: String,
+        /// tcp or udp
+        #[arg(long, default_value = "tcp")]
+        transport: Transport,
+        /// The own address to bind to
+        #[arg(long)]
+        bind: Option<Ipv4Addr>,
+        /// Bytes to send and get back
+        #[arg(long, default_value_t = 3072)]
+        bytes: usize,
+        /// When to give up, in seconds
+        #[arg(long, default_value_t = 3.0)]
+        timeout: f64,
+    },
+    /// Boot a node anew: its processes end, its network is thrown away, its agents start at once
+    Reboot {
+        #[command(flatten)]
+        lab: Which,
+        /// The node
+        node: String,
+        /// How many seconds later the CNI and the pods come up
+        #[arg(long, default_value_t = 0.0)]
+        cni_after: f64,
+    },
+    /// Change the CNI of a node
+    Cni {
+        #[command(flatten)]
+        lab: Which,
+        /// The node
+        node: String,
+        #[command(subcommand)]
+        change: Change,
+    },
+    /// End a process with SIGTERM, if it runs, and start it again
+    Restart {
+        #[command(flatten)]
+        lab: Which,
+        /// The node, pod or machine
+        place: String,
+        /// route-agent, gateway, apiserver or pod
+        process: Role,
+    },
+    /// End a process with SIGKILL, and leave it so
+    Kill {
+        #[command(flatten)]
+        lab: Which,
+        /// The node, pod or machine
+        place: String,
+        /// route-agent, gateway, apiserver or pod
+        process: Role,
+    },
+    /// End a lab, and remove everything of it
+    Down {
+        #[command(flatten)]
+        lab: Which,
+        /// All labs of this user
+        #[arg(long, conflicts_with = "name")]
+        all: bool,
+    },
+    #[command(hide = true)]
+    Sandbox { order: String },
+    #[command(hide = true)]
+    Init { order: String },
+    #[command(hide = true)]
+    Supervisor { order: String },
+    #[command(hide = true)]
+    PodServer,
+}
+
+#[derive(Debug, Args)]
+struct Which {
+    /// The lab's name
+    #[arg(long, env = "STRAIT_LAB", default_value = "lab")]
+    name: String,
+}
+
+#[derive(Debug, Args)]
+struct Up {
+    #[command(flatten)]
+    lab: Which,
+    /// How many clusters
+    #[arg(long, default_value_t = 2)]
+    clusters: u8,
+    /// Nodes of each cluster; the first is the gateway
+    #[arg(long, default_value_t = 3)]
+    nodes: u8,
+    /// Pods of each node
+    #[arg(long, default_value_t = 1)]
+    pods: u8,
+    /// The clusters' CNIs, bridge or calico, in their order; the last stands for the rest
+    #[arg(long, value_delimiter = ',', default_value = "bridge,calico")]
+    cni: Vec<Cni>,
+    /// The nodes' reverse-path filter at boot: strict, loose or off
+    #[arg(long, default_value = "strict")]
+    rp_filter: RpFilter,
+    /// Start no route agents and gateways
+    #[arg(long)]
+    no_agents: bool,
+    /// How many seconds to wait until the agents are ready; 0 for not at all
+    #[arg(long, default_value_t = 30)]
+    wait: u64,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    Table,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Change {
+    /// It comes
+    Up,
+    /// It goes, with its device, address and routes
+    Down,
+    /// Its device gets another address, or none
+    Address {
+        /// ADDRESS/LENGTH or none
+        address: String,
+    },
+}
+
+/// The command line of `strait lab`.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// Runs `strait lab`. The process must have one thread only.
+///
+/// # Errors
+/// What is wrong, where, and what was expected.
+pub fn main(matches: &ArgMatches) -> Result<ExitCode> {
+    let binary = Path::new(SELF);
+    let find = |which: &Which| Lab::find(&which.name, binary);
+    match Cli::from_arg_matches(matches)?.action {
+        Action::Up(arguments) => up(&arguments, binary)?,
+        Action::Status { lab, output } => {
+            let now = find(&lab)?.status()?;
+            match output {
+                Format::Table => print(&status::render(&now)?)?,
+                Format::Json => print(&(serde_json::to_string_pretty(&now)? + "\n"))?,
+            }
+        }
+        Action::Exec {
+            lab,
+            place,
+            command,
+        } => return exec::exec(&find(&lab)?, &place, &command),
+        Action::Probe {
+            lab,
+            from,
+            to,
+            transport,
+            bind,
+            bytes,
+            timeout,
+        } => {
+            let timeout_ms = seconds(timeout)?.as_millis().try_into()?;
+            return probe(
+                &find(&lab)?,
+                &Probe {
+                    from,
+                    to,
+                    transport,
+                    bind,
+                    bytes,
+                    timeout_ms,
+                },
+            );
+        }
+        Action::Reboot {
+            lab,
+            node,
+            cni_after,
+        } => find(&lab)?.reboot(&node, seconds(cni_after)?)?,
+        Action::Cni { lab, node, change } => find(&lab)?.cni(&node, cni_change(&change)?)?,
+        Action::Restart {
+            lab,
+            place,
+            process,
+        } => find(&lab)?.restart(&place, process)?,
+        Action::Kill {
+            lab,
+            place,
+            process,
+        } => find(&lab)?.kill(&place, process)?,
+        Action::Down { lab, all } => {
+            let names = if all {
+                StateDir::all()?.into_iter().map(|dir| dir.name).collect()
+            } else {
+                vec![lab.name]
+            };
+            for name in names {
+                if !down(&name)? && !all {
+                    print(&format!("no lab '{name}' was running\n"))?;
+                }
+            }
+        }
+        Action::Sandbox { order } => return sandbox::sandbox(&order),
+        Action::Init { order } => return sandbox::init(&order),
+        Action::Supervisor { order } => return supervisor::run(&order),
+        Action::PodServer => return pod::serve(),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn up(arguments: &Up, binary: &Path) -> Result<()> {
+    let options = Options {
+        name: arguments.lab.name.clone(),
+        clusters: arguments.clusters,
+        nodes: arguments.nodes,
+        pods: arguments.pods,
+        cnis: arguments
+            .cni
+            .iter()
+            .copied()
+            .take(usize::from(arguments.clusters.max(1)))
+            .collect(),
+        rp_filter: arguments.rp_filter,
+        agents: !arguments.no_agents,
+    };
+    let lab = Lab::up_detached(&options, binary, |step| {
+        let _ = print(&format!("{step}\n"));
+    })?;
+    if arguments.wait > 0 {
+        lab.wait_until_ready(Duration::from_secs(arguments.wait), false)?;
+    }
+    print(&format!(
+        "lab '{0}' is up: 'strait lab status --name {0}' shows it, 'strait lab down --name {0}' ends it\n",
+        lab.name()
+    ))
+}
+
+fn probe(lab: &Lab, probe: &Probe) -> Result<ExitCode> {
+    match lab.probe(probe)? {
+        Ok(seen) => {
+            #[allow(clippy::cast_precision_loss, reason = "milliseconds for a reader")]
+            let milliseconds = seen.micros as f64 / 1000.0;
+            print(&format!(
+                "{} was seen as {} ({} bytes each way in {milliseconds:.2} ms)\n",
+                seen.local, seen.source, probe.bytes
+            ))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => {
+            print(&format!("not reached: {error}\n"))?;
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+fn cni_change(change: &Change) -> Result<CniChange> {
+    Ok(match change {
+        Change::Up => CniChange::Up,
+        Change::Down => CniChange::Down,
+        Change::Address { address } if address == "none" => CniChange::NoAddress,
+        Change::Address { address } => match address.parse() {
+            Ok(address) => CniChange::Address(address),
+            Err(_) => anyhow::bail!(
+                "'{address}' is no address: expected ADDRESS/LENGTH, such as 10.101.3.7/24, or none"
+            ),
+        },
+    })
+}
+
+fn seconds(number: f64) -> Result<Duration> {
+    match Duration::try_from_secs_f64(number) {
+        Ok(duration) => Ok(duration),
+        Err(error) => anyhow::bail!("{number} seconds: {error}"),
+    }
+}
+
+/// Prints to standard output. A reader that went away is no error: what is under way goes on.
+pub(crate) fn print(text: &str) -> Result<()> {
+    let mut output = std::io::stdout().lock();
+    match output
+        .write_all(text.as_bytes())
+        .and_then(|()| output.flush())
+    {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}

@@ -1,0 +1,75 @@
+//! What can be asked of a running lab over its control socket: one line of JSON each way.
+
+use std::net::SocketAddr;
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::options::Options;
+use crate::probe::Probe;
+use crate::process::{ProcessStatus, Role};
+use crate::topology::Topology;
+
+/// A request.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Request {
+    Status,
+    Probe(Probe),
+    Reboot {
+        node: String,
+        cni_after_ms: u64,
+    },
+    Cni {
+        node: String,
+        change: CniChange,
+    },
+    /// End with SIGTERM if it runs, and start again.
+    Restart {
+        place: String,
+        role: Role,
+    },
+    /// End with SIGKILL, and leave it so.
+    Kill {
+        place: String,
+        role: Role,
+    },
+    /// The body of an agent's page, such as `/metrics`.
+    Get {
+        place: String,
+        role: Role,
+        path: String,
+    },
+    Down,
+}
+
+/// What happens to the CNI of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CniChange {
+    /// It comes, with the node's pods if they are not there.
+    Up,
+    /// It goes, with its device, address and routes.
+    Down,
+    /// Its device gets this address instead of those that it has.
+    Address(Ipv4Net),
+    /// Its device loses its addresses.
+    NoAddress,
+}
+
+/// An answer: what was asked for, as JSON, or why not.
+pub(crate) type Answer = Result<Value, String>;
+
+/// A lab as it is now.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// What it was asked to be.
+    pub options: Options,
+    /// Who is where.
+    pub topology: Topology,
+    /// The broker's API server.
+    pub broker: SocketAddr,
+    /// Its processes.
+    pub processes: Vec<ProcessStatus>,
+}

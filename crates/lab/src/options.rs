@@ -1,0 +1,207 @@
+//! What a lab is asked to be.
+
+use std::fmt;
+use std::str::FromStr;
+
+use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
+
+/// Clusters at most: the second octet of their pods is 100 + their number, that of their services 150 + it.
+pub(crate) const MAX_CLUSTERS: u8 = 50;
+/// Nodes of a cluster at most: the last octet of their addresses is 10 + their number.
+pub(crate) const MAX_NODES: u8 = 200;
+/// Pods of a node at most: the last octet of their addresses is 10 + their number.
+pub(crate) const MAX_PODS: u8 = 26;
+
+/// What a lab is asked to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Options {
+    /// Its name, unique among the user's labs.
+    pub name: String,
+    /// How many clusters (at most 50).
+    pub clusters: u8,
+    /// Nodes of each cluster (at most 200); the first is the gateway.
+    pub nodes: u8,
+    /// Pods of each node (at most 26).
+    pub pods: u8,
+    /// The clusters' CNIs, in the clusters' order; the last one stands for all further clusters.
+    pub cnis: Vec<Cni>,
+    /// The reverse-path filter with which the nodes boot.
+    pub rp_filter: RpFilter,
+    /// Whether the route agents and gateways are started.
+    pub agents: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            name: "lab".to_owned(),
+            clusters: 2,
+            nodes: 3,
+            pods: 1,
+            cnis: vec![Cni::Bridge, Cni::Calico],
+            rp_filter: RpFilter::Strict,
+            agents: true,
+        }
+    }
+}
+
+impl Options {
+    /// Checks what the types do not.
+    ///
+    /// # Errors
+    /// A sentence that names what is wrong and what was expected.
+    pub fn check(&self) -> Result<()> {
+        check_name(&self.name)?;
+        let within = |what: &str, number: u8, most: u8| {
+            ensure!(
+                (1..=most).contains(&number),
+                "{number} {what}: expected 1 to {most}"
+            );
+            Ok(())
+        };
+        within("clusters", self.clusters, MAX_CLUSTERS)?;
+        within("nodes a cluster", self.nodes, MAX_NODES)?;
+        within("pods a node", self.pods, MAX_PODS)?;
+        ensure!(
+            self.cnis.len() <= usize::from(self.clusters),
+            "{} CNIs for {} clusters: expected at most one a cluster",
+            self.cnis.len(),
+            self.clusters
+        );
+        Ok(())
+    }
+
+    /// The CNI of cluster `number`, counted from 0.
+    #[must_use]
+    pub fn cni(&self, number: usize) -> Cni {
+        self.cnis
+            .get(number)
+            .or(self.cnis.last())
+            .copied()
+            .unwrap_or(Cni::Bridge)
+    }
+}
+
+/// A lab's name becomes the name of a directory.
+pub(crate) fn check_name(name: &str) -> Result<()> {
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    ensure!(
+        (1..=30).contains(&name.len()) && name.chars().all(good) && !name.starts_with('-'),
+        "'{name}' is no name for a lab: expected 1 to 30 of a-z, 0-9 and -, not beginning with -"
+    );
+    Ok(())
+}
+
+/// How a cluster connects its pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cni {
+    /// A bridge on each node with the first address of the node's pods, and a route to each other node (flannel's host-gw, kindnet).
+    Bridge,
+    /// A tunnel device with a /32 of the node's pods, a route to each pod, and a route through the tunnel to each other node (Calico).
+    Calico,
+}
+
+impl FromStr for Cni {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "bridge" => Ok(Self::Bridge),
+            "calico" => Ok(Self::Calico),
+            other => Err(format!("no CNI '{other}': expected bridge or calico")),
+        }
+    }
+}
+
+impl fmt::Display for Cni {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bridge => "bridge",
+            Self::Calico => "calico",
+        })
+    }
+}
+
+/// The kernel's reverse-path filter, `net.ipv4.conf.*.rp_filter`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RpFilter {
+    /// 0: none.
+    Off,
+    /// 1: RFC 3704 strict, what most distributions boot with.
+    Strict,
+    /// 2: RFC 3704 loose.
+    Loose,
+}
+
+impl RpFilter {
+    /// The sysctl's value.
+    #[must_use]
+    pub fn value(self) -> u8 {
+        match self {
+            Self::Off => 0,
+            Self::Strict => 1,
+            Self::Loose => 2,
+        }
+    }
+}
+
+impl FromStr for RpFilter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self::Off),
+            "strict" => Ok(Self::Strict),
+            "loose" => Ok(Self::Loose),
+            other => Err(format!(
+                "no reverse-path filter '{other}': expected strict, loose or off"
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_out_of_range_is_refused_with_what_was_expected() {
+        let error = |options: Options| options.check().unwrap_err().to_string();
+        assert!(Options::default().check().is_ok());
+        let many = Options {
+            clusters: 51,
+            ..Options::default()
+        };
+        assert_eq!(error(many), "51 clusters: expected 1 to 50");
+        let none = Options {
+            nodes: 0,
+            ..Options::default()
+        };
+        assert_eq!(error(none), "0 nodes a cluster: expected 1 to 200");
+        let cnis = Options {
+            clusters: 1,
+            ..Options::default()
+        };
+        assert!(error(cnis).contains("2 CNIs for 1 clusters"));
+        for name in ["", "..", "a/b", "-x", "Lab"] {
+            let bad = Options {
+                name: name.to_owned(),
+                ..Options::default()
+            };
+            assert!(error(bad).contains("is no name"), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_last_cni_stands_for_all_further_clusters() {
+        let options = Options {
+            clusters: 4,
+            ..Options::default()
+        };
+        let cnis: Vec<_> = (0..4).map(|n| options.cni(n)).collect();
+        assert_eq!(cnis, [Cni::Bridge, Cni::Calico, Cni::Calico, Cni::Calico]);
+    }
+}

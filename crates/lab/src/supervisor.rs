@@ -1,0 +1,445 @@
+//! The lab itself: builds the machines, starts the processes, and does what it is asked to over the control socket.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::control::{Answer, CniChange, Request, Status};
+use crate::process::{Processes, Role};
+use crate::sandbox::Order;
+use crate::state::INSIDE;
+use crate::topology::{BROKER, Cluster, Node, POD_PORT, Topology};
+use crate::{build, cni, netns, objects, probe, process};
+
+/// What a starting lab reports to whoever started it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Report {
+    Step(String),
+    Up,
+    Failed(String),
+}
+
+#[derive(Debug)]
+struct Lab {
+    order: Order,
+    topology: Topology,
+    processes: Processes,
+    broker: Mutex<BTreeMap<String, String>>,
+    /// How often each node was booted; held while a node is changed.
+    boots: Mutex<BTreeMap<String, u64>>,
+}
+
+/// `strait lab supervisor`.
+pub(crate) fn run(order: &str) -> Result<ExitCode> {
+    let order: Order = serde_json::from_str(order).context("not an order for a lab")?;
+    let topology = Topology::new(&order.options);
+    let attached = order.attached;
+    let lab = Arc::new(Lab {
+        order,
+        topology,
+        processes: Processes::default(),
+        broker: Mutex::default(),
+        boots: Mutex::default(),
+    });
+    if attached {
+        std::thread::Builder::new()
+            .name("lifeline".to_owned())
+            .spawn(end_with_the_caller)?;
+    }
+    let listener = UnixListener::bind(Path::new(INSIDE).join("control.sock"))
+        .context("cannot make the control socket")?;
+    match lab.up() {
+        Ok(()) => report(&Report::Up)?,
+        Err(error) => {
+            report(&Report::Failed(format!("{error:#}")))?;
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    for stream in listener.incoming() {
+        let (stream, lab) = (stream.context("the control socket broke")?, lab.clone());
+        std::thread::Builder::new()
+            .name("control".to_owned())
+            .spawn(move || lab.serve(stream))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn report(report: &Report) -> Result<()> {
+    let mut output = std::io::stdout().lock();
+    writeln!(output, "{}", serde_json::to_string(report)?)?;
+    Ok(output.flush()?)
+}
+
+/// The pipe to the caller breaks when the caller ends, however it ends.
+fn end_with_the_caller() {
+    let output = std::io::stdout();
+    loop {
+        let mut waited = [PollFd::new(output.as_fd(), PollFlags::empty())];
+        match poll(&mut waited, PollTimeout::NONE) {
+            Ok(_) => std::process::exit(0),
+            Err(nix::errno::Errno::EINTR) => (),
+            Err(_) => std::process::exit(1),
+        }
+    }
+}
+
+impl Lab {
+    fn up(&self) -> Result<()> {
+        let start = Instant::now();
+        let step = |text: &str| {
+            report(&Report::Step(format!(
+                "{text} ({:.2} s)",
+                start.elapsed().as_secs_f64()
+            )))
+        };
+        build::internet(&self.topology)?;
+        let tokens = self
+            .topology
+            .clusters
+            .iter()
+            .map(|cluster| Ok((cluster.name.clone(), objects::broker_token(cluster)?)));
+        *self.broker.lock().unwrap_or_else(PoisonError::into_inner) =
+            tokens.collect::<Result<_>>()?;
+        self.api_server("broker")?;
+        for cluster in &self.topology.clusters {
+            self.api_server(&cluster.control())?;
+        }
+        for cluster in &self.topology.clusters {
+            for node in &cluster.nodes {
+                build::node(cluster, node, &self.order.options)?;
+                self.pods(cluster, node)?;
+            }
+        }
+        step(&format!(
+            "{} nodes and {} pods are connected",
+            self.topology.nodes().count(),
+            self.topology.pods().count()
+        ))?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(self.objects())?;
+        step("the API servers answer")?;
+        if self.order.options.agents {
+            for node in self.topology.nodes() {
+                self.agents(node)?;
+            }
+        }
+        for pod in self.topology.pods() {
+            wait_for_pod(&pod.name)?;
+        }
+        step("the processes are started")
+    }
+
+    async fn objects(&self) -> Result<()> {
+        let broker =
+            async { objects::broker(&objects::client(&objects::dir("broker")).await?).await };
+        let clusters = self.topology.clusters.iter().map(|cluster| async move {
+            let client = objects::client(&objects::dir(&cluster.control())).await?;
+            objects::cluster(&client, cluster)
+                .await
+                .with_context(|| format!("cluster {}", cluster.name))
+        });
+        futures::future::try_join(broker, futures::future::try_join_all(clusters)).await?;
+        Ok(())
+    }
+
+    /// Starts the API server of `place`.
+    fn api_server(&self, place: &str) -> Result<()> {
+        let cluster = self
+            .topology
+            .clusters
+            .iter()
+            .find(|cluster| cluster.control() == place);
+        let listen = cluster.map_or(BROKER, Cluster::api_server).to_string();
+        let dir = objects::dir(place).display().to_string();
+        self.processes.start(
+            place,
+            Role::Apiserver,
+            &["apiserver", "--listen", &listen, "--dir", &dir],
+            &self.order.environment,
+        )
+    }
+
+    fn agents(&self, node: &Node) -> Result<()> {
+        self.agent(node, Role::RouteAgent)?;
+        if node.gateway {
+            self.agent(node, Role::Gateway)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn agent(&self, node: &Node, role: Role) -> Result<()> {
+        ensure!(
+            role != Role::Gateway || node.gateway,
+            "{} is no gateway: it has no {role}",
+            node.name
+        );
+        let environment = self.environment(node, role)?;
+        self.processes
+            .start(&node.name, role, &[&role.to_string()], &environment)
+    }
+
+    fn environment(&self, node: &Node, role: Role) -> Result<Vec<(String, String)>> {
+        let cluster = self.topology.cluster(&node.cluster)?;
+        let kubeconfig = objects::dir(&cluster.control())
+            .join("admin.kubeconfig")
+            .display()
+            .to_string();
+        let mut settings = vec![
+            ("NODE_NAME", node.name.clone()),
+            ("KUBECONFIG", kubeconfig),
+            (
+                "SUBMARINER_NAMESPACE",
+                strait_api::names::NAMESPACE.to_owned(),
+            ),
+            ("SUBMARINER_CLUSTERID", cluster.name.clone()),
+            ("SUBMARINER_CLUSTERCIDR", cluster.pod_cidr.to_string()),
+            ("SUBMARINER_SERVICECIDR", cluster.service_cidr.to_string()),
+        ];
+        match role {
+            Role::RouteAgent => settings.push(("SUBMARINER_NETWORKPLUGIN", "generic".to_owned())),
+            Role::Gateway => {
+                let tokens = self.broker.lock().unwrap_or_else(PoisonError::into_inner);
+                let token = tokens.get(&cluster.name).cloned().unwrap_or_default();
+                settings.extend([
+                    ("POD_NAME", format!("submariner-gateway-{}", node.name)),
+                    ("SUBMARINER_CABLEDRIVER", "vxlan".to_owned()),
+                    ("SUBMARINER_NATENABLED", "false".to_owned()),
+                    ("BROKER_K8S_APISERVER", BROKER.to_string()),
+                    ("BROKER_K8S_APISERVERTOKEN", token),
+                    ("BROKER_K8S_CA", objects::broker_ca()?),
+                    (
+                        "BROKER_K8S_REMOTENAMESPACE",
+                        strait_api::names::BROKER_NAMESPACE.to_owned(),
+                    ),
+                ]);
+            }
+            Role::Apiserver | Role::Pod => (),
+        }
+        let mut environment = self.order.environment.clone();
+        environment.extend(
+            settings
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value)),
+        );
+        Ok(environment)
+    }
+
+    /// The node's CNI and pods come up.
+    fn pods(&self, cluster: &Cluster, node: &Node) -> Result<()> {
+        build::pods(cluster, node)?;
+        node.pods.iter().try_for_each(|pod| {
+            self.processes
+                .start(&pod.name, Role::Pod, &["lab", "pod-server"], &[])
+        })
+    }
+
+    fn reboot(self: &Arc<Self>, name: &str, cni_after: Duration) -> Result<()> {
+        let (cluster, node) = self.topology.node(name)?;
+        let mut boots = self.boots();
+        let mut places: Vec<&str> = node.pods.iter().map(|pod| pod.name.as_str()).collect();
+        places.push(name);
+        self.processes.kill_all(&places)?;
+        build::unmake_node(cluster, node)?;
+        build::node(cluster, node, &self.order.options)?;
+        let boot = boots.entry(name.to_owned()).or_default();
+        *boot += 1;
+        let boot = *boot;
+        if self.order.options.agents {
+            self.agents(node)?;
+        }
+        if cni_after.is_zero() {
+            self.pods(cluster, node)?;
+            return node.pods.iter().try_for_each(|pod| wait_for_pod(&pod.name));
+        }
+        let (lab, name) = (self.clone(), name.to_owned());
+        std::thread::Builder::new()
+            .name(format!("{name} cni"))
+            .spawn(move || {
+                std::thread::sleep(cni_after);
+                let late = || -> Result<()> {
+                    let boots = lab.boots();
+                    // The node may have been booted again, or its CNI brought up by hand.
+                    if boots.get(&name) == Some(&boot) {
+                        lab.cni_up(&name)?;
+                    }
+                    Ok(())
+                };
+                if let Err(error) = late() {
+                    let _ = writeln!(
+                        std::io::stderr(),
+                        "the CNI of {name} did not come up: {error:#}"
+                    );
+                }
+            })?;
+        Ok(())
+    }
+
+    /// The caller holds the lock of the boots.
+    fn cni_up(&self, name: &str) -> Result<()> {
+        let (cluster, node) = self.topology.node(name)?;
+        if has_cni(node, cluster)? {
+            return Ok(());
+        }
+        if node.pods.iter().all(|pod| netns::find(&pod.name).is_err()) {
+            return self.pods(cluster, node);
+        }
+        cni::up(cluster, node)?;
+        node.pods
+            .iter()
+            .try_for_each(|pod| cni::reconnect(cluster, node, pod))
+    }
+
+    fn cni(&self, name: &str, change: CniChange) -> Result<()> {
+        let (cluster, node) = self.topology.node(name)?;
+        let _boots = self.boots();
+        if change == CniChange::Up {
+            return self.cni_up(name);
+        }
+        ensure!(has_cni(node, cluster)?, "the CNI of {name} is not up");
+        let device = cni::device(cluster.cni);
+        match change {
+            CniChange::Down => cni::down(cluster, node),
+            CniChange::NoAddress => netns::ip(name, &[format!("addr flush dev {device}")]),
+            CniChange::Address(address) => {
+                let address = format!("addr add {address} dev {device}");
+                netns::ip(name, &[format!("addr flush dev {device}"), address])?;
+                cni::routes(cluster, node)
+            }
+            CniChange::Up => Ok(()),
+        }
+    }
+
+    fn boots(&self) -> MutexGuard<'_, BTreeMap<String, u64>> {
+        self.boots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start_again(&self, place: &str, role: Role) -> Result<()> {
+        match role {
+            Role::Apiserver => self.api_server(place),
+            Role::Pod => self
+                .processes
+                .start(place, Role::Pod, &["lab", "pod-server"], &[]),
+            Role::RouteAgent | Role::Gateway => self.agent(self.topology.node(place)?.1, role),
+        }
+    }
+
+    fn known(&self, place: &str, role: Role) -> Result<()> {
+        let places = self.processes.places(role);
+        ensure!(
+            places.iter().any(|known| known == place),
+            "no {role} on '{place}'; there is one on {}",
+            places.join(", ")
+        );
+        Ok(())
+    }
+
+    fn answer(self: &Arc<Self>, request: Request) -> Result<Value> {
+        match request {
+            Request::Status => Ok(serde_json::to_value(Status {
+                options: self.order.options.clone(),
+                topology: self.topology.clone(),
+                broker: SocketAddr::V4(BROKER),
+                processes: self.processes.status(),
+            })?),
+            Request::Probe(probe) => {
+                let names = self.topology.names();
+                ensure!(
+                    names.contains(&probe.from),
+                    "no '{}' in the lab; there are {}",
+                    probe.from,
+                    names.join(", ")
+                );
+                let to = self.topology.target(&probe.to)?;
+                let seen = netns::find(&probe.from)?.run(|| probe::run(&probe, to))?;
+                Ok(serde_json::to_value(
+                    seen.map_err(|error| format!("{error:#}")),
+                )?)
+            }
+            Request::Reboot { node, cni_after_ms } => {
+                self.reboot(&node, Duration::from_millis(cni_after_ms))?;
+                Ok(Value::Null)
+            }
+            Request::Cni { node, change } => {
+                self.cni(&node, change)?;
+                Ok(Value::Null)
+            }
+            Request::Restart { place, role } => {
+                self.known(&place, role)?;
+                self.processes.stop(&place, role, Signal::SIGTERM)?;
+                self.start_again(&place, role)?;
+                Ok(Value::Null)
+            }
+            Request::Kill { place, role } => {
+                self.known(&place, role)?;
+                self.processes.stop(&place, role, Signal::SIGKILL)?;
+                Ok(Value::Null)
+            }
+            Request::Get { place, role, path } => {
+                self.known(&place, role)?;
+                let port = role
+                    .admin_port()
+                    .with_context(|| format!("{role} has no pages"))?;
+                Ok(Value::String(
+                    netns::find(&place)?.run(|| process::get(port, &path))??,
+                ))
+            }
+            Request::Down => std::process::exit(0),
+        }
+    }
+
+    fn serve(self: Arc<Self>, stream: UnixStream) {
+        let mut reader = BufReader::new(&stream);
+        let mut line = String::new();
+        // One connection serves many requests: a client that measures does not pay for connecting.
+        while matches!(reader.read_line(&mut line), Ok(length) if length > 0) {
+            let answer = serde_json::from_str(&line)
+                .context("not a request")
+                .and_then(|request| self.answer(request));
+            let answer: Answer = answer.map_err(|error| format!("{error:#}"));
+            let Ok(text) = serde_json::to_string(&answer) else {
+                return;
+            };
+            if (&stream).write_all(format!("{text}\n").as_bytes()).is_err() {
+                return;
+            }
+            line.clear();
+        }
+    }
+}
+
+fn has_cni(node: &Node, cluster: &Cluster) -> Result<bool> {
+    let device = cni::device(cluster.cni);
+    Ok(netns::find(&node.name)?
+        .run(|| Path::new("/proc/sys/net/ipv4/conf").join(device).exists())?)
+}
+
+/// Waits until a pod listens.
+fn wait_for_pod(name: &str) -> Result<()> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, POD_PORT));
+    netns::find(name)?.run(|| {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while let Err(error) = TcpStream::connect_timeout(&address, Duration::from_secs(1)) {
+            ensure!(
+                Instant::now() < deadline,
+                "pod {name} does not listen: {error}"
+            );
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    })?
+}
