@@ -20,6 +20,7 @@ use crate::auth::Authenticator;
 use crate::backend::Backend;
 use crate::failure::Failure;
 
+mod encoding;
 mod operations;
 mod watch;
 
@@ -27,8 +28,9 @@ mod watch;
 const MAX_CONNECTIONS: usize = 4096;
 /// How long a client may take for the TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How long a client may take to send the head of a request (also how long a connection may idle).
-const HEAD: Duration = Duration::from_secs(300);
+/// How long a client may take to send the head of a request, and how long a connection may idle: longer than the 90 s for
+/// which `kube` keeps idle connections, so that no request meets a connection that is being closed.
+const HEAD: Duration = Duration::from_secs(120);
 /// How long a client may take to send a body.
 const BODY: Duration = Duration::from_secs(30);
 /// How long connections may take to end at shutdown.

@@ -48,6 +48,8 @@ pub use cli::{command, run};
 const HISTORY: usize = 4096;
 /// How often what was written is brought to the disk.
 const SYNC: Duration = Duration::from_secs(1);
+/// Rounds of [`SYNC`] between two looks for old events.
+const EVENT_ROUNDS: u64 = 60;
 /// How long events are kept, seconds (`--event-ttl` of the Kubernetes API server).
 const EVENT_SECONDS: i64 = 3600;
 
@@ -267,10 +269,13 @@ fn prepare(backend: &backend::Backend) -> Result<(), Error> {
 
 /// Brings changes to the disk and lets events expire, until the end; holds the lock of the state directory meanwhile.
 async fn keep(backend: Arc<backend::Backend>, stop: CancellationToken, lock: File) {
-    let mut synced = 0;
+    let (mut synced, mut rounds) = (0, 0_u64);
     loop {
         let over = tokio::time::timeout(SYNC, stop.cancelled()).await.is_ok();
-        backend.expire_events(jiff::Timestamp::now(), EVENT_SECONDS);
+        if rounds % EVENT_ROUNDS == 0 {
+            backend.expire_events(jiff::Timestamp::now(), EVENT_SECONDS);
+        }
+        rounds += 1;
         let revision = backend.revision();
         if revision != synced {
             let backend = backend.clone();

@@ -1,5 +1,6 @@
 //! Writes: what a request comes to, decided and made under the lock.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -340,13 +341,23 @@ impl Inner {
             // The custom resources go with their definition, without regard to finalizers: nobody could remove these later.
             let resource = ResourceId::from(target.key.1.as_str());
             let all = self.store.select(&resource, &Scope::default());
-            let all = all
+            let namespaces = all
+                .iter()
+                .map(|(key, _)| key.0.clone())
+                .collect::<BTreeSet<_>>();
+            let changes = all
                 .into_iter()
                 .map(|(key, o)| (resource.clone(), key, o.value.clone(), true));
-            let all = all.collect();
-            self.commit(all)?;
+            self.commit(changes.collect())?;
             let (group, plural) = names(&last);
             Arc::make_mut(&mut self.types).replace(group, plural, Vec::new());
+            // Watches look, and end.
+            if let Some(sender) = self.wake.get(&resource) {
+                sender.send_replace(self.store.revision());
+            }
+            for namespace in namespaces {
+                self.finish_namespace(&namespace)?;
+            }
         }
         let object = self.commit_one(target, last, true)?;
         if target.ty.namespaced {

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, header};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
+use super::encoding::Encoding;
 use super::{AnyBody, Service, full, json as reply, read, watch};
 use crate::auth::{Attributes, Permit, User};
 use crate::backend::{Body, Deletion, Reply, Target};
@@ -106,54 +107,6 @@ fn accepts(headers: &HeaderMap, what: &str) -> bool {
         .get_all(header::ACCEPT)
         .iter()
         .any(|h| h.to_str().is_ok_and(|text| text.contains(what)))
-}
-
-/// How objects are shown to a client.
-#[derive(Clone, Debug)]
-pub(super) struct Encoding {
-    api_version: String,
-    metadata_only: bool,
-}
-
-impl Encoding {
-    pub(super) fn object(&self, object: &Object) -> Bytes {
-        if self.metadata_only {
-            let metadata = object.value.get("metadata").cloned().unwrap_or_default();
-            let value = json!({
-                "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": metadata,
-            });
-            return Bytes::from(value.to_string());
-        }
-        if object.value.get("apiVersion").and_then(Value::as_str) == Some(&self.api_version) {
-            return object.json.clone();
-        }
-        let mut value = object.value.clone();
-        value["apiVersion"] = json!(self.api_version);
-        Bytes::from(value.to_string())
-    }
-
-    fn list(&self, ty: &Type, metadata: &Value, items: &[Arc<Object>]) -> Bytes {
-        let (version, kind) = if self.metadata_only {
-            ("meta.k8s.io/v1", "PartialObjectMetadataList")
-        } else {
-            (self.api_version.as_str(), ty.list_kind.as_str())
-        };
-        let mut out = BytesMut::new();
-        let head = format!(
-            "{{\"kind\":{},\"apiVersion\":{},\"metadata\":{metadata},\"items\":[",
-            Value::from(kind),
-            Value::from(version)
-        );
-        out.put_slice(head.as_bytes());
-        for (at, item) in items.iter().enumerate() {
-            if at > 0 {
-                out.put_u8(b',');
-            }
-            out.put_slice(&self.object(item));
-        }
-        out.put_slice(b"]}");
-        out.freeze()
-    }
 }
 
 struct Call {
@@ -271,10 +224,7 @@ impl Call {
 
     fn encoding(&self) -> Encoding {
         let metadata_only = accepts(&self.headers, "as=PartialObjectMetadata");
-        Encoding {
-            api_version: self.ty.api_version(),
-            metadata_only,
-        }
+        Encoding::new(&self.ty, metadata_only)
     }
 
     fn object(&self, code: u16, object: &Object) -> Response<AnyBody> {

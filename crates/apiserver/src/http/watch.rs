@@ -11,7 +11,7 @@ use hyper::body::Frame;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::operations::Encoding;
+use super::encoding::Encoding;
 use super::{AnyBody, Service};
 use crate::backend::Backend;
 use crate::failure::Failure;

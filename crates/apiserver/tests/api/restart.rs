@@ -34,7 +34,7 @@ async fn objects_definitions_tokens_and_the_authority_survive_a_restart() {
     let api = cables(&server.user(&token).await);
     assert_eq!(
         api.list(&ListParams::default()).await.unwrap().items,
-        [before.clone()]
+        std::slice::from_ref(&before)
     );
     let after = api
         .create(&PostParams::default(), &cable("c"))

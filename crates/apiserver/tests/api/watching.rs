@@ -275,6 +275,8 @@ async fn watches_of_a_resource_end_with_its_definition() {
         .unwrap();
     let mut watch = pin!(api.watch(&WatchParams::default(), "0").await.unwrap());
     assert_eq!(next(&mut watch).await, "added a");
+    let plain: Api<Plain> = Api::namespaced(client.clone(), "default");
+    let mut quiet = pin!(plain.watch(&WatchParams::default(), "0").await.unwrap());
     let crds: Api<k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition> =
         Api::all(client.clone());
     crds.delete("cables.test.strait.io", &DeleteParams::default())
@@ -282,4 +284,8 @@ async fn watches_of_a_resource_end_with_its_definition() {
         .unwrap();
     assert_eq!(next(&mut watch).await, "deleted a");
     assert_eq!(next(&mut watch).await, "end");
+    crds.delete("plains.test.strait.io", &DeleteParams::default())
+        .await
+        .unwrap();
+    assert!(soon(quiet.next()).await.is_none());
 }
