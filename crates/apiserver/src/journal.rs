@@ -305,4 +305,22 @@ mod tests {
         let (_, store) = Journal::open(&path, 10).unwrap();
         assert_eq!(store.since("things", 1).unwrap().len(), 1);
     }
+
+    #[test]
+    fn a_journal_that_is_mostly_history_is_rewritten_while_it_is_in_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let (mut journal, mut store) = Journal::open(&path, 2).unwrap();
+        for _ in 0..20 {
+            let mut change = change(&store, "big", false);
+            let mut value = change.object.value.clone();
+            value["data"] = json!("x".repeat(1 << 20));
+            change.object = Object::new(value);
+            journal.append(std::slice::from_ref(&change)).unwrap();
+            store.commit(change);
+            journal.compact(&store).unwrap();
+        }
+        assert!(std::fs::metadata(&path).unwrap().len() < 8 << 20);
+        assert_eq!(names(&path), (vec!["big".into()], 20));
+    }
 }

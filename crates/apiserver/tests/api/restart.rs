@@ -105,3 +105,22 @@ async fn a_shutdown_ends_watches_at_once() {
     );
     assert!(soon(watch.next()).await.is_none_or(|e| e.is_err()));
 }
+
+#[tokio::test]
+async fn what_a_client_was_told_is_in_the_journal_at_once() {
+    let server = Server::start().await;
+    let client = server.admin().await;
+    define(&client).await;
+    cables(&client)
+        .create(&PostParams::default(), &cable("a"))
+        .await
+        .unwrap();
+    // What a killed process leaves behind: the files as they are now, without a shutdown.
+    let left = tempfile::TempDir::new().unwrap();
+    for name in ["ca.crt", "ca.key", "admin.token", "journal.jsonl"] {
+        std::fs::copy(server.dir.path().join(name), left.path().join(name)).unwrap();
+    }
+    let after = Server::on(left, 1000).await;
+    assert_eq!(after.token(), server.token());
+    cables(&after.admin().await).get("a").await.unwrap();
+}
