@@ -35,11 +35,7 @@ pub(super) async fn dispatch(
         Some(Route::Version) if get => return Ok(reply(200, &version())),
         Some(_) | None => {}
     }
-    let authorization = head
-        .headers
-        .get(header::AUTHORIZATION)
-        .and_then(|h| h.to_str().ok());
-    let user = authorization
+    let user = authorization(&head.headers)
         .and_then(|h| service.auth.user(h))
         .ok_or_else(Failure::unauthorized)?;
     let route = route.ok_or_else(Failure::no_path)?;
@@ -136,18 +132,18 @@ impl Call {
         self.place.subresource.is_some()
     }
 
-    /// The namespace that an authorisation is about: for namespaces themselves, their own name.
     fn ask<'a>(&'a self, verb: &'a str) -> Attributes<'a> {
-        let own = crate::objects::is_namespace(&self.ty)
-            .then_some(self.place.name.as_deref())
-            .flatten();
-        Attributes {
-            verb,
-            group: &self.place.group,
-            resource: &self.place.plural,
-            subresource: self.place.subresource.as_deref().unwrap_or_default(),
-            namespace: self.place.namespace.as_deref().or(own).unwrap_or_default(),
-        }
+        ask(&self.ty, &self.place, verb)
+    }
+
+    /// Asks again whether the user may watch: tokens and rules change while a watch goes on.
+    fn still_watching(&self) -> watch::Allowed {
+        let (service, ty, place) = (self.service.clone(), self.ty.clone(), self.place.clone());
+        let header = authorization(&self.headers).unwrap_or_default().to_owned();
+        Box::new(move || {
+            let user = service.auth.user(&header);
+            user.is_some_and(|u| u.permit(&ask(&ty, &place, "watch")).is_some())
+        })
     }
 
     fn permit(&self, verb: &str) -> Result<Permit, Failure> {
@@ -241,6 +237,7 @@ impl Call {
                 scope,
                 &self.query,
                 self.encoding(),
+                self.still_watching(),
             );
         }
         if named {
@@ -439,6 +436,26 @@ impl Call {
                 "the body of the request was in an unknown format: {other:?}"
             ))),
         }
+    }
+}
+
+fn authorization(headers: &HeaderMap) -> Option<&str> {
+    headers
+        .get(header::AUTHORIZATION)
+        .and_then(|h| h.to_str().ok())
+}
+
+/// What is asked for. The namespace that it is about is, for namespaces themselves, their own name.
+fn ask<'a>(ty: &Type, place: &'a Place, verb: &'a str) -> Attributes<'a> {
+    let own = crate::objects::is_namespace(ty)
+        .then_some(place.name.as_deref())
+        .flatten();
+    Attributes {
+        verb,
+        group: &place.group,
+        resource: &place.plural,
+        subresource: place.subresource.as_deref().unwrap_or_default(),
+        namespace: place.namespace.as_deref().or(own).unwrap_or_default(),
     }
 }
 

@@ -24,7 +24,11 @@ const LONGEST: u64 = 3600;
 /// How often a quiet watch gets a bookmark, seconds (as in Kubernetes).
 const BOOKMARK: Duration = Duration::from_secs(60);
 
+/// Whether the user may still watch.
+pub(super) type Allowed = Box<dyn Fn() -> bool + Send>;
+
 struct Watch {
+    allowed: Allowed,
     service: Arc<Service>,
     ty: Arc<Type>,
     scope: Scope,
@@ -46,6 +50,7 @@ pub(super) fn start(
     scope: Scope,
     query: &Query,
     encoding: Encoding,
+    allowed: Allowed,
 ) -> Result<Response<AnyBody>, Failure> {
     let backend = &service.backend;
     let bookmarks = query.flag("allowWatchBookmarks");
@@ -105,6 +110,7 @@ pub(super) fn start(
     };
     let now = Instant::now();
     let watch = Watch {
+        allowed,
         service: service.clone(),
         ty,
         scope,
@@ -136,6 +142,9 @@ impl Watch {
         }
         while !self.over {
             let mut out = BytesMut::new();
+            if !(self.allowed)() {
+                break;
+            }
             self.wake.mark_unchanged();
             match self.service.backend.since(&self.ty.id, self.revision) {
                 Ok((events, now)) => {

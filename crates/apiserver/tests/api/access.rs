@@ -1,5 +1,10 @@
+use std::pin::pin;
+
+use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchParams};
+use kube::api::{
+    Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams,
+};
 use serde_json::json;
 use strait_apiserver::{OwnLabel, Rule, Tokens};
 
@@ -166,4 +171,31 @@ async fn an_apply_that_creates_needs_the_right_to_create() {
         .0,
         403
     );
+}
+
+#[tokio::test]
+async fn a_watch_shows_nothing_more_once_its_token_is_gone() {
+    let server = Server::start().await;
+    let admin = server.admin().await;
+    define(&admin).await;
+    let token = Tokens::change(server.dir.path(), |t| {
+        t.add("w", vec![rule(&["watch"], None)])
+    })
+    .unwrap();
+    let api = cables(&server.user(&token).await);
+    let mut watch = pin!(api.watch(&WatchParams::default(), "0").await.unwrap());
+    cables(&admin)
+        .create(&PostParams::default(), &cable("a"))
+        .await
+        .unwrap();
+    assert!(matches!(
+        soon(watch.next()).await,
+        Some(Ok(WatchEvent::Added(_)))
+    ));
+    Tokens::change(server.dir.path(), |t| Ok(t.remove("w"))).unwrap();
+    cables(&admin)
+        .create(&PostParams::default(), &cable("b"))
+        .await
+        .unwrap();
+    assert!(soon(watch.next()).await.is_none());
 }
