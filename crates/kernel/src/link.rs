@@ -1,12 +1,13 @@
 //! Links: decoding, and the steps that make one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use nix::errno::Errno;
 use strait_host::{Link, LinkKind, Mac, Vxlan};
 
 use crate::error::{Error, tolerate};
+use crate::neighbour;
 use crate::socket::Socket;
 use crate::wire::{Attrs, Message, Request, ip_of, text_of, u32_of};
 
@@ -58,12 +59,17 @@ pub(crate) fn list(socket: &mut Socket) -> Result<Vec<Indexed>, Error> {
 
 /// The index of a link, or an error if there is none of this name.
 pub(crate) fn index(socket: &mut Socket, name: &str) -> Result<u32, Error> {
+    look_up(socket, name).map(|link| link.index)
+}
+
+/// One link; of its master, nothing.
+fn look_up(socket: &mut Socket, name: &str) -> Result<Indexed, Error> {
     let mut request = Request::new(libc::RTM_GETLINK, 0, &fixed(0, 0, 0));
     request.text(NAME, name).u32(EXT_MASK, SKIP_STATS);
     match socket.ask(request, &format_args!("look up link {name}")) {
         Ok(messages) => messages
             .iter()
-            .find_map(index_of)
+            .find_map(decode)
             .ok_or_else(|| Error::NoLink(name.to_owned())),
         Err(Error::Kernel {
             errno: Errno::ENODEV,
@@ -205,16 +211,33 @@ fn set_up(socket: &mut Socket, index: u32, name: &str, up: bool) -> Result<(), E
     socket.tell(request, &format_args!("set link {name} {state}"))
 }
 
-/// Sets MTU, Ethernet address, alias and state.
+/// Sets MTU, Ethernet address, alias and state, where they differ.
 pub(crate) fn change(socket: &mut Socket, name: &str, link: &Link) -> Result<(), Error> {
-    let index = index(socket, name)?;
-    let mut request = Request::new(libc::RTM_SETLINK, 0, &fixed(index, 0, 0));
-    request.u32(MTU, link.mtu);
-    if let Some(mac) = link.mac {
-        request.attr(ADDRESS, &mac.0);
+    let Indexed {
+        index, link: have, ..
+    } = look_up(socket, name)?;
+    let mtu = Some(link.mtu).filter(|mtu| *mtu != have.mtu);
+    let mac = link.mac.filter(|mac| Some(*mac) != have.mac);
+    // With an Ethernet address the kernel drops even permanent neighbours.
+    let neighbours = match mac {
+        Some(_) => neighbour::list(socket, &BTreeMap::from([(index, name.to_owned())]))?,
+        None => BTreeSet::new(),
+    };
+    if mtu.is_some() || mac.is_some() {
+        let mut request = Request::new(libc::RTM_SETLINK, 0, &fixed(index, 0, 0));
+        if let Some(mtu) = mtu {
+            request.u32(MTU, mtu);
+        }
+        if let Some(mac) = mac {
+            request.attr(ADDRESS, &mac.0);
+        }
+        socket.tell(request, &format_args!("change link {name}"))?;
     }
-    socket.tell(request, &format_args!("change link {name}"))?;
-    settle(socket, index, name, link)
+    settle(socket, index, name, link)?;
+    for n in &neighbours {
+        neighbour::set(socket, index, n)?;
+    }
+    Ok(())
 }
 
 /// Removes a link; that it is gone already is fine.

@@ -116,20 +116,45 @@ fn number_of(attrs: Attrs<'_>, kind: u16) -> Option<u32> {
 
 /// Adds a rule; that it is there already is fine.
 pub(crate) fn add(socket: &mut Socket, rule: &Rule) -> Result<(), Error> {
-    let request = encode(
-        libc::RTM_NEWRULE,
-        libc::NLM_F_CREATE | libc::NLM_F_EXCL,
-        rule,
-    )?;
-    let answer = socket.tell(request, &format_args!("add rule {}", Words(rule)));
-    tolerate(answer, &[Errno::EEXIST])
+    let operation = format_args!("add rule {}", Words(rule));
+    let create = libc::NLM_F_CREATE;
+    let request = encode(libc::RTM_NEWRULE, create | libc::NLM_F_EXCL, rule)?;
+    match socket.tell(request, &operation) {
+        // The kernel does not look at the protocol here: it may be somebody else's, who will take it away.
+        Err(Error::Kernel {
+            errno: Errno::EEXIST,
+            ..
+        }) if !list(socket)?.contains(rule) => {
+            socket.tell(encode(libc::RTM_NEWRULE, create, rule)?, &operation)
+        }
+        answer => tolerate(answer, &[Errno::EEXIST]),
+    }
 }
 
-/// Removes a rule; that it is gone already is fine.
+/// Removes a rule, and no other one; that it is gone already is fine.
 pub(crate) fn remove(socket: &mut Socket, rule: &Rule) -> Result<(), Error> {
-    let request = encode(libc::RTM_DELRULE, 0, rule)?;
-    let answer = socket.tell(request, &format_args!("remove rule {}", Words(rule)));
-    tolerate(answer, &[Errno::ENOENT])
+    // What a request does not name matches all, and the first match goes: that may be a narrower rule of the same
+    // priority, table and protocol. It is put back behind.
+    let mut before = list(socket)?;
+    for _ in 0..=before.len() {
+        if !before.contains(rule) {
+            break;
+        }
+        let request = encode(libc::RTM_DELRULE, 0, rule)?;
+        let answer = socket.tell(request, &format_args!("remove rule {}", Words(rule)));
+        tolerate(answer, &[Errno::ENOENT])?;
+        let after = list(socket)?;
+        let same = |r: &&Rule| r.protocol == rule.protocol && r.priority == rule.priority;
+        for lost in before
+            .difference(&after)
+            .filter(|r| *r != rule)
+            .filter(same)
+        {
+            add(socket, lost)?;
+        }
+        before = after;
+    }
+    Ok(())
 }
 
 fn encode(kind: u16, flags: i32, rule: &Rule) -> Result<Request, Error> {
