@@ -17,7 +17,7 @@ use crate::probe::{Probe, Transport};
 use crate::process::Role;
 use crate::sandbox::{self, SELF};
 use crate::state::StateDir;
-use crate::{exec, pod, status, supervisor};
+use crate::{demo, exec, pod, status, supervisor};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -124,6 +124,12 @@ enum Action {
         place: String,
         /// route-agent, gateway, apiserver or pod
         process: Role,
+    },
+    /// Join two clusters, try every way between them, boot a node whose CNI comes late; success only if all is as it should be
+    Demo {
+        /// How many seconds after the boot the CNI comes
+        #[arg(long, default_value_t = 8.0)]
+        cni_after: f64,
     },
     /// End a lab, and remove everything of it
     Down {
@@ -273,6 +279,7 @@ pub fn main(matches: &ArgMatches) -> Result<ExitCode> {
                 }
             }
         }
+        Action::Demo { cni_after } => return demo::run(binary, seconds(cni_after)?),
         Action::Sandbox { order } => return sandbox::sandbox(&order),
         Action::Init { order } => return sandbox::init(&order),
         Action::Supervisor { order } => return supervisor::run(&order),

@@ -22,7 +22,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, getegid, geteuid, setsid};
 
 use crate::options::Options;
-use crate::state::{INSIDE, StateDir};
+use crate::state::{ALL_INSIDE, INSIDE, StateDir};
 use crate::supervisor::Report;
 
 /// The binary that runs now, also when its file was replaced since.
@@ -172,14 +172,28 @@ fn mounts(dir: &Path) -> Result<()> {
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
         .context("cannot make mounts private")?;
-    let held = fs::File::open(dir).with_context(|| format!("cannot open {}", dir.display()))?;
+    let open = |path: &Path| {
+        fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))
+    };
+    let held = [
+        (INSIDE, open(dir)?),
+        (
+            ALL_INSIDE,
+            open(
+                dir.parent()
+                    .context("the lab's directory is no directory")?,
+            )?,
+        ),
+    ];
     let safe = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     mount(Some("lab"), "/run", Some("tmpfs"), safe, Some("mode=755"))
         .context("cannot mount /run")?;
-    fs::create_dir_all(INSIDE)?;
-    let source = PathBuf::from(format!("/proc/self/fd/{}", held.as_raw_fd()));
-    mount(Some(&source), INSIDE, none, MsFlags::MS_BIND, none)
-        .context("cannot mount the lab's directory")?;
+    for (path, held) in held {
+        fs::create_dir_all(path)?;
+        let source = PathBuf::from(format!("/proc/self/fd/{}", held.as_raw_fd()));
+        mount(Some(&source), path, none, MsFlags::MS_BIND, none)
+            .with_context(|| format!("cannot mount {path}"))?;
+    }
     let plain = safe | MsFlags::MS_NOEXEC;
     // A container may hide parts of /proc and /sys and then allows no new ones: the old ones do, /proc/self and /proc/sys are right.
     if let Err(error) = mount(Some("proc"), "/proc", Some("proc"), plain, none) {

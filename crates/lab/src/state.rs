@@ -12,6 +12,9 @@ use crate::options::check_name;
 /// Where the lab's directory is seen from inside its sandbox.
 pub(crate) const INSIDE: &str = "/run/strait-lab";
 
+/// Where the directory of all of the user's labs is seen from inside the sandbox.
+pub(crate) const ALL_INSIDE: &str = "/run/strait-labs";
+
 /// A lab's directory, as seen from outside its sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StateDir {

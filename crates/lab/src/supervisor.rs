@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::control::{Answer, CniChange, Request, Status};
 use crate::process::{Processes, Role};
 use crate::sandbox::Order;
-use crate::state::INSIDE;
+use crate::state::{ALL_INSIDE, INSIDE};
 use crate::topology::{BROKER, Cluster, Node, POD_PORT, Topology};
 use crate::{build, cni, netns, objects, probe, process};
 
@@ -56,7 +56,10 @@ pub(crate) fn run(order: &str) -> Result<ExitCode> {
     if attached {
         std::thread::Builder::new()
             .name("lifeline".to_owned())
-            .spawn(end_with_the_caller)?;
+            .spawn({
+                let remains = Path::new(ALL_INSIDE).join(&lab.order.options.name);
+                move || end_with_the_caller(&remains)
+            })?;
     }
     let listener = UnixListener::bind(Path::new(INSIDE).join("control.sock"))
         .context("cannot make the control socket")?;
@@ -83,12 +86,16 @@ fn report(report: &Report) -> Result<()> {
 }
 
 /// The pipe to the caller breaks when the caller ends, however it ends.
-fn end_with_the_caller() {
+fn end_with_the_caller(remains: &Path) {
     let output = std::io::stdout();
     loop {
         let mut waited = [PollFd::new(output.as_fd(), PollFlags::empty())];
         match poll(&mut waited, PollTimeout::NONE) {
-            Ok(_) => std::process::exit(0),
+            Ok(_) => {
+                // The caller may have removed it already.
+                let _ = std::fs::remove_dir_all(remains);
+                std::process::exit(0)
+            }
             Err(nix::errno::Errno::EINTR) => (),
             Err(_) => std::process::exit(1),
         }
