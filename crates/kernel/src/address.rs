@@ -32,7 +32,7 @@ pub(crate) fn index_of(message: &Message) -> Option<u32> {
     u32_of(&message.fixed::<FIXED>()?[4..])
 }
 
-fn decode(message: &Message, names: &BTreeMap<u32, String>) -> Option<Address> {
+pub(crate) fn decode(message: &Message, names: &BTreeMap<u32, String>) -> Option<Address> {
     let header = message.fixed::<FIXED>()?;
     let attrs = message.attrs(FIXED);
     // On a link with a peer, IFA_ADDRESS is the other end.

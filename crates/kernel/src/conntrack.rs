@@ -110,7 +110,7 @@ pub(crate) fn list(
     Ok(flows)
 }
 
-fn decode(message: &Message) -> Option<Flow> {
+pub(crate) fn decode(message: &Message) -> Option<Flow> {
     let attrs = message.attrs(FIXED);
     let (protocol, original) = tuple_of(attrs.inside(ORIGINAL)?)?;
     let (_, reply) = tuple_of(attrs.inside(REPLY)?)?;

@@ -9,6 +9,8 @@ mod address;
 mod apply;
 mod conntrack;
 mod error;
+#[cfg(test)]
+mod hostile;
 mod link;
 mod neighbour;
 mod nft;

@@ -89,7 +89,7 @@ pub(crate) fn name_of(message: &Message) -> Option<String> {
     message.attrs(FIXED).find(NAME).map(text_of)
 }
 
-fn decode(message: &Message) -> Option<Indexed> {
+pub(crate) fn decode(message: &Message) -> Option<Indexed> {
     let header = message.fixed::<FIXED>()?;
     let attrs = message.attrs(FIXED);
     let hardware = u16::from_ne_bytes([header[2], header[3]]);

@@ -59,7 +59,7 @@ pub(crate) fn list_fdb(
     Ok(found.collect())
 }
 
-struct Entry {
+pub(crate) struct Entry {
     family: u8,
     index: u32,
     permanent: bool,
@@ -67,7 +67,7 @@ struct Entry {
     mac: Option<Mac>,
 }
 
-fn decode(message: &Message) -> Option<Entry> {
+pub(crate) fn decode(message: &Message) -> Option<Entry> {
     let header = message.fixed::<FIXED>()?;
     let state = u16::from_ne_bytes([header[8], header[9]]);
     let mac = message.attrs(FIXED).find(LLADDR);

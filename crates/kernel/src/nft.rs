@@ -12,3 +12,32 @@ mod statement;
 
 pub(crate) use batch::commit;
 pub(crate) use read::list;
+
+/// Reads the same bytes as each kind of object.
+#[cfg(test)]
+pub(crate) fn decode_anything(attrs: crate::wire::Attrs<'_>) {
+    let rule = object::decode_rule(attrs);
+    let _ = object::decode_base(attrs);
+    let raw: Vec<set::Raw> = attrs
+        .filter_map(|(_, one)| set::Raw::decode(crate::wire::Attrs(one)))
+        .collect();
+    let _ = set::decode_type(attrs);
+    for interval in [false, true] {
+        for keys in [
+            strait_host::nft::ElementType::Ipv4,
+            strait_host::nft::ElementType::Ipv6,
+            strait_host::nft::ElementType::Mark,
+        ] {
+            let kind = strait_host::nft::Set {
+                keys,
+                interval,
+                values: None,
+                elements: std::collections::BTreeMap::new(),
+            };
+            let _ = set::raise(&kind, raw.clone());
+        }
+    }
+    for one in &rule.statements {
+        let _ = statement::lower(one);
+    }
+}

@@ -53,7 +53,7 @@ pub(crate) fn list(
     Ok(routes)
 }
 
-fn decode(message: &Message, names: &BTreeMap<u32, String>) -> Option<Route> {
+pub(crate) fn decode(message: &Message, names: &BTreeMap<u32, String>) -> Option<Route> {
     let [family, length, _, _, table, protocol, _, kind, flags @ ..] = message.fixed::<FIXED>()?;
     let flags = u32::from_ne_bytes(flags);
     let attrs = message.attrs(FIXED);

@@ -65,7 +65,7 @@ fn number(family: Family) -> u8 {
     }
 }
 
-fn decode(family: Family, message: &Message) -> Option<Rule> {
+pub(crate) fn decode(family: Family, message: &Message) -> Option<Rule> {
     let [af, to_len, from_len, tos, table, _, _, action, flags @ ..] = message.fixed::<FIXED>()?;
     // The flag for a link that is gone apart, flags change what a rule means (`not`, `goto`).
     let plain = af == number(family) && action == TO_TABLE && tos == 0;
