@@ -148,10 +148,13 @@ fn machine(
     )
 }
 
+/// A bridge without an address of its own takes a port's, and another one's when that port goes: the neighbours would send into the void.
 fn bridge(name: &str, address: Ipv4Addr) -> Vec<String> {
+    let [a, b, c, d] = address.octets();
+    let mac = format!("02:31:{a:02x}:{b:02x}:{c:02x}:{d:02x}");
     vec![
         "link set lo up".to_owned(),
-        format!("link add {name} type bridge forward_delay 0"),
+        format!("link add {name} address {mac} type bridge forward_delay 0"),
         format!("addr add {address}/24 dev {name}"),
         format!("link set {name} up"),
     ]

@@ -10,10 +10,13 @@ use crate::topology::{Cluster, Node, Pod};
 pub(super) const DEVICE: &str = "cni0";
 
 pub(super) fn up(node: &Node) -> Result<()> {
+    let [_, b, c, d] = node.cni_address.octets();
+    let mac = format!("02:31:00:{b:02x}:{c:02x}:{d:02x}");
     netns::ip(
         &node.name,
         &[
-            format!("link add {DEVICE} type bridge forward_delay 0"),
+            // Its own, not a pod's, as the bridge plugin sees to.
+            format!("link add {DEVICE} address {mac} type bridge forward_delay 0"),
             format!("addr add {}/24 dev {DEVICE}", node.cni_address),
             format!("link set {DEVICE} up"),
         ],
