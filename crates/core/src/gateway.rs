@@ -18,6 +18,7 @@ use strait_api::names::{CABLE_VXLAN, CABLE_VXLAN_6, LINK_ALIAS};
 use strait_api::{Cluster, ClusterId, Endpoint, Node, Object, ObjectKey};
 use strait_host::{Host, Owner};
 
+use crate::machine::Machine;
 use crate::source::{Event, Source};
 use crate::time::Time;
 
@@ -114,9 +115,13 @@ impl State {
             stored: Written::new(),
         }
     }
+}
 
-    /// Folds an event in.
-    pub fn apply(&mut self, input: Input, now: Time) {
+impl Machine for State {
+    type Input = Input;
+    type Plan = Plan;
+
+    fn apply(&mut self, input: Input, now: Time) {
         match input {
             Input::Clusters(event) => self.clusters.apply(event, now),
             Input::Endpoints(event) => self.endpoints.apply(event, now),
@@ -136,9 +141,7 @@ impl State {
         self.nodes.tick(now);
     }
 
-    /// When [`Input::Tick`] has something to do.
-    #[must_use]
-    pub fn deadline(&self) -> Option<Time> {
+    fn deadline(&self) -> Option<Time> {
         [
             self.clusters.deadline(),
             self.endpoints.deadline(),
@@ -149,6 +152,18 @@ impl State {
         .into_iter()
         .flatten()
         .min()
+    }
+
+    fn plan(&self) -> Plan {
+        self.planned()
+    }
+
+    fn host(host: Host) -> Input {
+        Input::Host(Box::new(host))
+    }
+
+    fn tick() -> Input {
+        Input::Tick
     }
 }
 

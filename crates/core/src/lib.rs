@@ -1,12 +1,12 @@
 //! Every decision: state in, plans out.
 //!
-//! One module per process ([`route_agent`], [`gateway`]) with `State`, `Input`, `State::apply(Input)` and
-//! `State::plan()`. Nothing here does I/O, reads a clock or rolls dice: the time is an argument, and the same
+//! One module per process ([`route_agent`], [`gateway`]) with `State`, `Input` and `Plan`, which are a [`Machine`]. Nothing here does I/O, reads a clock or rolls dice: the time is an argument, and the same
 //! state gives the same plan.
 
 pub mod condition;
 pub mod gateway;
 pub mod local;
+pub mod machine;
 pub mod net;
 pub mod remote;
 pub mod route_agent;
@@ -14,5 +14,6 @@ pub mod source;
 pub mod time;
 
 pub use condition::{Condition, Severity};
+pub use machine::{Machine, Planned};
 pub use source::{Event, Source};
 pub use time::Time;

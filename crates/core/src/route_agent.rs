@@ -22,6 +22,7 @@ use strait_api::{ClusterId, Endpoint, Node};
 use strait_host::nft::{TableFamily, TableId};
 use strait_host::{Host, Owner};
 
+use crate::machine::Machine;
 use crate::source::{Event, Source};
 use crate::time::Time;
 
@@ -90,9 +91,13 @@ impl State {
             gateway_lost: None,
         }
     }
+}
 
-    /// Folds an event in.
-    pub fn apply(&mut self, input: Input, now: Time) {
+impl Machine for State {
+    type Input = Input;
+    type Plan = Plan;
+
+    fn apply(&mut self, input: Input, now: Time) {
         match input {
             Input::Endpoints(event) => self.endpoints.apply(event, now),
             Input::Nodes(event) => self.nodes.apply(event, now),
@@ -106,9 +111,7 @@ impl State {
         self.follow_gateway(now);
     }
 
-    /// When [`Input::Tick`] has something to do.
-    #[must_use]
-    pub fn deadline(&self) -> Option<Time> {
+    fn deadline(&self) -> Option<Time> {
         let sources = [
             self.endpoints.deadline(),
             self.nodes.deadline(),
@@ -121,6 +124,20 @@ impl State {
             .min()
     }
 
+    fn plan(&self) -> Plan {
+        self.planned()
+    }
+
+    fn host(host: Host) -> Input {
+        Input::Host(Box::new(host))
+    }
+
+    fn tick() -> Input {
+        Input::Tick
+    }
+}
+
+impl State {
     /// The newest Endpoint of this cluster is the active gateway.
     fn follow_gateway(&mut self, now: Time) {
         let own = self

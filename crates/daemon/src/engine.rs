@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use strait_core::{Condition, Time};
-use strait_host::{Host, Owner, Wanted};
+use strait_core::{Condition, Machine, Planned, Time};
+use strait_host::Owner;
 use strait_kernel::{Error, Event, Kernel, Outcome, Reconciler, Watch};
 use tokio::sync::mpsc;
 
@@ -20,35 +20,10 @@ const BEAT: Duration = Duration::from_secs(5);
 /// The longest pause before a failed change is tried again.
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
-/// What a process puts into the loop: its state, its plan, and what it does with a plan beside the kernel.
-pub trait Process {
-    /// An event.
-    type Input;
-    /// What it wants.
-    type Plan;
-
-    /// Folds an event in.
-    fn apply(&mut self, input: Self::Input, now: Time);
-    /// The event that the host was read anew.
-    fn host(host: Host) -> Self::Input;
-    /// The event that time has passed.
-    fn tick() -> Self::Input;
-    /// When [`Process::tick`] has something to do.
-    fn deadline(&self) -> Option<Time>;
-    /// What is wanted, given what is known.
-    fn plan(&self) -> Self::Plan;
-    /// The part of the plan that the kernel holds.
-    fn wanted(plan: &Self::Plan) -> &Wanted;
-    /// What is not as it should be.
-    fn conditions(plan: &Self::Plan) -> &[Condition];
-    /// The kernel was changed accordingly: the rest of the plan.
-    fn carry_out(&mut self, plan: Self::Plan, outcome: &Outcome);
-}
-
 /// The loop, with what it needs.
-pub struct Engine<P: Process> {
-    process: P,
-    inputs: mpsc::Receiver<P::Input>,
+pub struct Engine<M: Machine> {
+    state: M,
+    inputs: mpsc::Receiver<M::Input>,
     reconciler: Reconciler,
     events: Watch,
     readiness: Readiness,
@@ -60,16 +35,16 @@ pub struct Engine<P: Process> {
     retry: Duration,
 }
 
-impl<P: Process> Engine<P> {
+impl<M: Machine> Engine<M> {
     /// For the network namespace of the calling thread; `verify` is the time between two passes over the kernel
     /// when nothing happens.
     ///
     /// # Errors
     /// If the kernel has no netlink or the process no descriptors left.
     pub async fn new(
-        process: P,
+        state: M,
         owner: Owner,
-        inputs: mpsc::Receiver<P::Input>,
+        inputs: mpsc::Receiver<M::Input>,
         readiness: Readiness,
         metrics: Metrics,
         heartbeat: Heartbeat,
@@ -77,7 +52,7 @@ impl<P: Process> Engine<P> {
     ) -> Result<Self, Error> {
         let kernel = Kernel::connect().await?;
         Ok(Self {
-            process,
+            state,
             inputs,
             events: kernel.watch()?,
             reconciler: Reconciler::new(kernel, owner),
@@ -91,13 +66,14 @@ impl<P: Process> Engine<P> {
         })
     }
 
-    /// Runs until `drain` ends. What is in the kernel stays.
-    pub async fn run(mut self, drain: &Drain) {
+    /// Runs until `drain` ends. What is in the kernel stays. After each pass `carry_out` gets the plan and what became
+    /// of the part that the kernel holds: the rest is its own.
+    pub async fn run(mut self, drain: &Drain, mut carry_out: impl FnMut(M::Plan, &Outcome)) {
         let mut last_read = Instant::now();
         loop {
             self.heartbeat.beat();
             let mut wake = self.read_at.min(Instant::now() + BEAT);
-            if let Some(Time(at)) = self.process.deadline() {
+            if let Some(Time(at)) = self.state.deadline() {
                 wake = wake.min(self.begun + at);
             }
             let arrived;
@@ -116,7 +92,7 @@ impl<P: Process> Engine<P> {
                 }
                 () = tokio::time::sleep_until(wake.into()) => {
                     arrived = None;
-                    self.fold(P::tick());
+                    self.fold(M::tick());
                 }
             }
             while let Ok(input) = self.inputs.try_recv() {
@@ -132,18 +108,19 @@ impl<P: Process> Engine<P> {
                     continue;
                 }
             }
-            self.pass(arrived, reading).await;
+            let (plan, outcome) = self.pass(arrived, reading).await;
+            carry_out(plan, &outcome);
         }
     }
 
-    fn fold(&mut self, input: P::Input) {
-        self.process.apply(input, Time(self.begun.elapsed()));
+    fn fold(&mut self, input: M::Input) {
+        self.state.apply(input, Time(self.begun.elapsed()));
     }
 
     async fn read(&mut self) -> bool {
         match self.reconciler.observe().await {
             Ok(host) => {
-                let input = P::host(host.clone());
+                let input = M::host(host.clone());
                 self.fold(input);
                 true
             }
@@ -155,9 +132,9 @@ impl<P: Process> Engine<P> {
         }
     }
 
-    async fn pass(&mut self, arrived: Option<Instant>, verified: bool) {
-        let plan = self.process.plan();
-        let outcome = self.reconciler.make(P::wanted(&plan)).await;
+    async fn pass(&mut self, arrived: Option<Instant>, verified: bool) -> (M::Plan, Outcome) {
+        let plan = self.state.plan();
+        let outcome = self.reconciler.make(plan.wanted()).await;
         self.metrics.pass();
         self.count(&outcome);
         if outcome.failures.is_empty() {
@@ -174,11 +151,8 @@ impl<P: Process> Engine<P> {
                 self.read_at = self.read_at.min(Instant::now() + VERIFY_SOON);
             }
         }
-        report(
-            &self.readiness,
-            &with_outcome(P::conditions(&plan), &outcome),
-        );
-        self.process.carry_out(plan, &outcome);
+        report(&self.readiness, &with_outcome(plan.conditions(), &outcome));
+        (plan, outcome)
     }
 
     fn count(&self, outcome: &Outcome) {

@@ -9,6 +9,7 @@ pub mod engine;
 pub mod http;
 pub mod kube;
 pub mod logs;
+pub mod member;
 pub mod metrics;
 pub mod objects;
 pub mod readiness;

@@ -5,13 +5,10 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::ArgMatches;
 use strait_core::gateway::{Input, ObjectChange, Plan, State, owner};
-use strait_core::{Condition, Time};
-use strait_daemon::engine::{Engine, Process};
+use strait_daemon::engine::Engine;
 use strait_daemon::http::Admin;
 use strait_daemon::kube::{broker_client, cluster_client};
 use strait_daemon::{Drain, Heartbeat, Metrics, Readiness};
-use strait_host::{Host, Wanted};
-use strait_kernel::Outcome;
 use tokio::sync::{mpsc, watch};
 
 use crate::settings::Configuration;
@@ -54,13 +51,12 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
         }
     });
     let gateway = Gateway {
-        state: State::new(configuration.core),
         status: status::start(cluster.clone(), metrics.clone()),
         local: writer::start("cluster", cluster, metrics.clone(), written.clone()),
         broker: writer::start("broker", broker, metrics.clone(), written),
     };
     Engine::new(
-        gateway,
+        State::new(configuration.core),
         owner(),
         inputs,
         readiness,
@@ -70,51 +66,19 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     )
     .await
     .context("netlink")?
-    .run(&drain)
+    .run(&drain, |plan, _| gateway.carry_out(plan))
     .await;
     Ok(())
 }
 
 struct Gateway {
-    state: State,
     status: watch::Sender<Option<strait_api::Object>>,
     local: watch::Sender<Vec<ObjectChange>>,
     broker: watch::Sender<Vec<ObjectChange>>,
 }
 
-impl Process for Gateway {
-    type Input = Input;
-    type Plan = Plan;
-
-    fn apply(&mut self, input: Input, now: Time) {
-        self.state.apply(input, now);
-    }
-
-    fn host(host: Host) -> Input {
-        Input::Host(Box::new(host))
-    }
-
-    fn tick() -> Input {
-        Input::Tick
-    }
-
-    fn deadline(&self) -> Option<Time> {
-        self.state.deadline()
-    }
-
-    fn plan(&self) -> Plan {
-        self.state.plan()
-    }
-
-    fn wanted(plan: &Plan) -> &Wanted {
-        &plan.wanted
-    }
-
-    fn conditions(plan: &Plan) -> &[Condition] {
-        &plan.conditions
-    }
-
-    fn carry_out(&mut self, plan: Plan, _outcome: &Outcome) {
+impl Gateway {
+    fn carry_out(&self, plan: Plan) {
         replace(&self.local, plan.local);
         replace(&self.broker, plan.broker);
         if plan.gateway.is_some() {

@@ -1,17 +1,16 @@
-//! The route agent as a process: its state in the main loop, and what it does with a plan beside the kernel.
+//! The route agent as a process: its state in the main loop, and what becomes of a plan beside the kernel.
 
 use std::collections::BTreeMap;
 
 use anyhow::Context;
 use clap::ArgMatches;
 use strait_core::route_agent::flows::FlowRules;
-use strait_core::route_agent::{Input, Plan, State, owner};
-use strait_core::{Condition, Time};
-use strait_daemon::engine::{Engine, Process};
+use strait_core::route_agent::{Plan, State, owner};
+use strait_daemon::engine::Engine;
 use strait_daemon::http::Admin;
 use strait_daemon::kube::cluster_client;
 use strait_daemon::{Drain, Heartbeat, Metrics, Readiness};
-use strait_host::{Change, Host, Wanted};
+use strait_host::Change;
 use strait_kernel::Outcome;
 use tokio::sync::watch;
 
@@ -38,14 +37,13 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
         .await
         .context("client of the cluster's API")?;
     let inputs = inputs::start(&client, &configuration.core);
-    let agent = Agent {
-        state: State::new(configuration.core),
+    let mut agent = Agent {
         status: status::start(client, metrics.clone()),
         flows: flows::start(metrics.clone()),
         told: Told::default(),
     };
     Engine::new(
-        agent,
+        State::new(configuration.core),
         owner(),
         inputs,
         readiness,
@@ -55,13 +53,12 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     )
     .await
     .context("netlink")?
-    .run(&drain)
+    .run(&drain, |plan, outcome| agent.carry_out(plan, outcome))
     .await;
     Ok(())
 }
 
 struct Agent {
-    state: State,
     status: watch::Sender<Option<strait_api::Object>>,
     flows: watch::Sender<Option<FlowRules>>,
     told: Told,
@@ -74,38 +71,7 @@ struct Told {
     cni: BTreeMap<String, String>,
 }
 
-impl Process for Agent {
-    type Input = Input;
-    type Plan = Plan;
-
-    fn apply(&mut self, input: Input, now: Time) {
-        self.state.apply(input, now);
-    }
-
-    fn host(host: Host) -> Input {
-        Input::Host(Box::new(host))
-    }
-
-    fn tick() -> Input {
-        Input::Tick
-    }
-
-    fn deadline(&self) -> Option<Time> {
-        self.state.deadline()
-    }
-
-    fn plan(&self) -> Plan {
-        self.state.plan()
-    }
-
-    fn wanted(plan: &Plan) -> &Wanted {
-        &plan.wanted
-    }
-
-    fn conditions(plan: &Plan) -> &[Condition] {
-        &plan.conditions
-    }
-
+impl Agent {
     fn carry_out(&mut self, plan: Plan, outcome: &Outcome) {
         self.told.tell(&plan);
         let new_rules = outcome.made.iter().any(|c| matches!(c, Change::Nft(_)));

@@ -4,55 +4,20 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{ArgMatches, Command};
-use ipnet::IpNet;
-use strait_api::ClusterId;
-use strait_api::names::NAMESPACE;
 use strait_core::route_agent;
+use strait_daemon::member::{MEMBER, Member};
 use strait_daemon::settings::command as settings_command;
 use strait_daemon::{Setting, Settings, SettingsError, http, logs};
 
 /// The settings of the route agent, beside those of every process.
 pub static TABLE: [Setting; 9] = [
-    Setting::new(
-        "NODE_NAME",
-        "Name of the Node that this process runs on",
-        "the name of a Node, such as worker-1",
-    )
-    .required(),
-    Setting::new(
-        "SUBMARINER_NAMESPACE",
-        "Namespace of Endpoints and RouteAgents",
-        "the name of a namespace",
-    )
-    .default(NAMESPACE),
-    Setting::new(
-        "SUBMARINER_CLUSTERID",
-        "Identifier of this cluster",
-        "1 to 63 lower-case letters, digits and dashes, beginning and ending with a letter or digit",
-    )
-    .required(),
-    Setting::new(
-        "SUBMARINER_CLUSTERCIDR",
-        "Pod CIDRs of this cluster",
-        "prefixes separated by commas, such as 10.42.0.0/16",
-    )
-    .required(),
-    Setting::new(
-        "SUBMARINER_SERVICECIDR",
-        "Service CIDRs of this cluster",
-        "prefixes separated by commas, such as 10.43.0.0/16",
-    ),
-    Setting::new(
-        "SUBMARINER_GLOBALCIDR",
-        "Global CIDRs of this cluster; overlapping networks are not supported yet",
-        "nothing",
-    ),
-    Setting::new(
-        "SUBMARINER_NETWORKPLUGIN",
-        "CNI plugin of this cluster, for information; what it has put on the host is what counts",
-        "a name, such as calico",
-    )
-    .default("generic"),
+    MEMBER[0],
+    MEMBER[1],
+    MEMBER[2],
+    MEMBER[3],
+    MEMBER[4],
+    MEMBER[5],
+    MEMBER[6],
     Setting::new(
         "STRAIT_VERIFY_INTERVAL",
         "Seconds between two passes over the kernel when nothing happens",
@@ -101,42 +66,24 @@ impl Configuration {
     pub fn read(matches: &ArgMatches) -> Result<Self, SettingsError> {
         let mut s = Settings::read(matches, &TABLE);
         logs::init(&mut s);
-        let node = s.text("NODE_NAME");
-        let namespace = s.text("SUBMARINER_NAMESPACE");
-        let cluster = s.parse("SUBMARINER_CLUSTERID", str::parse::<ClusterId>);
-        let cluster_cidrs = s.list("SUBMARINER_CLUSTERCIDR", prefix);
-        if matches!(&cluster_cidrs, Ok(cidrs) if cidrs.is_empty()) {
-            let _ = s.note("SUBMARINER_CLUSTERCIDR", "names no prefix");
-        }
-        let service_cidrs = s.list("SUBMARINER_SERVICECIDR", prefix);
-        if s.raw("SUBMARINER_GLOBALCIDR")
-            .is_some_and(|v| !v.is_empty())
-        {
-            let _ = s.note(
-                "SUBMARINER_GLOBALCIDR",
-                "overlapping networks are not supported yet",
-            );
-        }
+        let member = Member::read(&mut s);
         let kubeconfig = s.optional("KUBECONFIG", str::parse::<PathBuf>);
         let admin = http::address(&mut s);
         let verify = s.seconds("STRAIT_VERIFY_INTERVAL");
         if verify.is_ok_and(|v| v.is_zero()) {
             let _ = s.note("STRAIT_VERIFY_INTERVAL", "is zero");
         }
-        let hostname = hostname();
-        if hostname.is_none() {
-            let _ = s.note("NODE_NAME", "the host name can't be read");
-        }
         s.log();
         s.finish(|| {
+            let member = member?;
             Ok(Self {
                 core: route_agent::Settings {
-                    node: node?,
-                    hostname: hostname.unwrap_or_default(),
-                    namespace: namespace?,
-                    cluster: cluster?,
-                    cluster_cidrs: cluster_cidrs?,
-                    service_cidrs: service_cidrs?,
+                    node: member.node,
+                    hostname: member.hostname,
+                    namespace: member.namespace,
+                    cluster: member.cluster,
+                    cluster_cidrs: member.cluster_cidrs,
+                    service_cidrs: member.service_cidrs,
                     version: env!("CARGO_PKG_VERSION").to_owned(),
                 },
                 kubeconfig: kubeconfig?,
@@ -145,21 +92,4 @@ impl Configuration {
             })
         })
     }
-}
-
-fn prefix(text: &str) -> Result<IpNet, String> {
-    let net: IpNet = text.parse().map_err(|_| format!("'{text}' is no prefix"))?;
-    if net.prefix_len() == 0 {
-        Err(format!("'{text}' is everything"))
-    } else {
-        Ok(net.trunc())
-    }
-}
-
-fn hostname() -> Option<String> {
-    nix::unistd::gethostname()
-        .ok()?
-        .into_string()
-        .ok()
-        .filter(|h| !h.is_empty())
 }

@@ -11,7 +11,6 @@ type Ending<'a> = Pin<Box<dyn Future<Output = anyhow::Result<ExitCode>> + 'a>>;
 
 /// How a subcommand runs.
 #[derive(Clone, Copy)]
-#[allow(dead_code, reason = "the lab is being written")]
 pub(crate) enum Run {
     /// On one thread: an agent of a node, where memory counts.
     Agent(for<'a> fn(&'a ArgMatches) -> Ending<'a>),
@@ -74,5 +73,11 @@ pub(crate) const PROCESSES: &[Process] = &[
         command: strait_apiserver::command,
         stands_in_for: None,
         run: Run::Server(|matches| ending(strait_apiserver::run(matches))),
+    },
+    #[cfg(feature = "lab")]
+    Process {
+        command: strait_lab::command,
+        stands_in_for: None,
+        run: Run::Plain(strait_lab::main),
     },
 ];

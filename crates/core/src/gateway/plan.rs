@@ -17,10 +17,10 @@ use super::objects::{
     to_broker,
 };
 use super::{State, cable};
-use crate::Condition;
 use crate::local::{Underlay, cni_address, every_link, seen, underlay};
 use crate::net::{of_family, overlap};
 use crate::remote::remotes;
+use crate::{Condition, Planned};
 
 /// Everything that the gateway wants.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
@@ -37,10 +37,18 @@ pub struct Plan {
     pub conditions: Vec<Condition>,
 }
 
+impl Planned for Plan {
+    fn wanted(&self) -> &Wanted {
+        &self.wanted
+    }
+
+    fn conditions(&self) -> &[Condition] {
+        &self.conditions
+    }
+}
+
 impl State {
-    /// What is wanted, given what is known.
-    #[must_use]
-    pub fn plan(&self) -> Plan {
+    pub(super) fn planned(&self) -> Plan {
         let mut conditions = self.source_conditions();
         let (copies, refused) = self.copies();
         if !refused.is_empty() {

@@ -14,10 +14,10 @@ use strait_host::{Family, Host, Mac, Owned, Wanted};
 use super::flows::FlowRules;
 use super::view::{FamilyView, Role};
 use super::{State, nft, routes, table};
-use crate::Condition;
 use crate::local::{every_link, seen};
 use crate::net::of_family;
 use crate::remote::{Remote, remotes};
+use crate::{Condition, Planned};
 
 /// Everything that the route agent wants.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
@@ -36,10 +36,18 @@ pub struct Plan {
     pub role: &'static str,
 }
 
+impl Planned for Plan {
+    fn wanted(&self) -> &Wanted {
+        &self.wanted
+    }
+
+    fn conditions(&self) -> &[Condition] {
+        &self.conditions
+    }
+}
+
 impl State {
-    /// What is wanted, given what is known.
-    #[must_use]
-    pub fn plan(&self) -> Plan {
+    pub(super) fn planned(&self) -> Plan {
         let mut conditions = self.source_conditions();
         let (Some(host), true) = (&self.host, self.sources_known()) else {
             return Plan {

@@ -1,0 +1,117 @@
+//! What a process on a node is told of its node and its cluster.
+
+use ipnet::IpNet;
+use strait_api::ClusterId;
+use strait_api::names::NAMESPACE;
+
+use crate::settings::Noted;
+use crate::{Setting, Settings};
+
+/// The settings that [`Member::read`] reads; they must be in the process's table.
+pub static MEMBER: [Setting; 7] = [
+    Setting::new(
+        "NODE_NAME",
+        "Name of the Node that this process runs on",
+        "the name of a Node, such as worker-1",
+    )
+    .required(),
+    Setting::new(
+        "SUBMARINER_NAMESPACE",
+        "Namespace of Strait's and Submariner's objects in this cluster",
+        "the name of a namespace",
+    )
+    .default(NAMESPACE),
+    Setting::new(
+        "SUBMARINER_CLUSTERID",
+        "Identifier of this cluster",
+        "1 to 63 lower-case letters, digits and dashes, beginning and ending with a letter or digit",
+    )
+    .required(),
+    Setting::new(
+        "SUBMARINER_CLUSTERCIDR",
+        "Pod CIDRs of this cluster",
+        "prefixes separated by commas, such as 10.42.0.0/16",
+    )
+    .required(),
+    Setting::new(
+        "SUBMARINER_SERVICECIDR",
+        "Service CIDRs of this cluster",
+        "prefixes separated by commas, such as 10.43.0.0/16",
+    ),
+    Setting::new(
+        "SUBMARINER_GLOBALCIDR",
+        "Global CIDRs of this cluster; overlapping networks are not supported yet",
+        "nothing",
+    ),
+    Setting::new(
+        "SUBMARINER_NETWORKPLUGIN",
+        "CNI plugin of this cluster, for information; what it has put on the host is what counts",
+        "a name, such as calico",
+    )
+    .default("generic"),
+];
+
+/// A process's node and cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Name of the node.
+    pub node: String,
+    /// The host's name.
+    pub hostname: String,
+    /// Namespace of our objects.
+    pub namespace: String,
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Its pod CIDRs, at least one.
+    pub cluster_cidrs: Vec<IpNet>,
+    /// Its service CIDRs.
+    pub service_cidrs: Vec<IpNet>,
+}
+
+impl Member {
+    /// Reads the settings of [`MEMBER`].
+    ///
+    /// # Errors
+    /// [`Noted`] if any of them is wrong; all are read first.
+    pub fn read(s: &mut Settings) -> Result<Self, Noted> {
+        let node = s.text("NODE_NAME");
+        let namespace = s.text("SUBMARINER_NAMESPACE");
+        let cluster = s.parse("SUBMARINER_CLUSTERID", str::parse::<ClusterId>);
+        let cluster_cidrs = match s.list("SUBMARINER_CLUSTERCIDR", prefix) {
+            Ok(cidrs) if cidrs.is_empty() => {
+                Err(s.note("SUBMARINER_CLUSTERCIDR", "names no prefix"))
+            }
+            other => other,
+        };
+        let service_cidrs = s.list("SUBMARINER_SERVICECIDR", prefix);
+        let global = match s.raw("SUBMARINER_GLOBALCIDR") {
+            None | Some("") => Ok(()),
+            Some(_) => Err(s.note(
+                "SUBMARINER_GLOBALCIDR",
+                "overlapping networks are not supported yet",
+            )),
+        };
+        let hostname = match nix::unistd::gethostname().map(std::ffi::OsString::into_string) {
+            Ok(Ok(name)) if !name.is_empty() => Ok(name),
+            _ => Err(s.note("NODE_NAME", "the host name can't be read")),
+        };
+        global?;
+        Ok(Self {
+            node: node?,
+            hostname: hostname?,
+            namespace: namespace?,
+            cluster: cluster?,
+            cluster_cidrs: cluster_cidrs?,
+            service_cidrs: service_cidrs?,
+        })
+    }
+}
+
+fn prefix(text: &str) -> Result<IpNet, String> {
+    let net: IpNet = text.parse().map_err(|_| format!("'{text}' is no prefix"))?;
+    if net.prefix_len() == 0 {
+        Err(format!("'{text}' is everything"))
+    } else {
+        Ok(net.trunc())
+    }
+}
