@@ -103,7 +103,7 @@ impl<'a> Pass<'a> {
         if Family::of_net(&address.net) == Family::V4 {
             // Otherwise the kernel takes the other addresses of the prefix with its first one.
             let path = format!("net/ipv4/conf/{}/promote_secondaries", address.link);
-            sysctl::set(&path, "1")?;
+            gone(sysctl::set(&path, "1"))?;
         }
         address::remove(self.rt, index, address)
     }
@@ -127,7 +127,7 @@ impl<'a> Pass<'a> {
 /// What hung on a link that is gone is gone with it.
 fn gone<T>(answer: Result<T, Error>) -> Result<(), Error> {
     match answer {
-        Ok(_) | Err(Error::NoLink(_)) => Ok(()),
+        Ok(_) | Err(Error::NoLink(_) | Error::NoSysctl(_)) => Ok(()),
         Err(e) => Err(e),
     }
 }

@@ -92,25 +92,33 @@ impl Socket {
         }
     }
 
-    /// The messages of one read.
+    /// The messages of one read, for which it waits.
     pub(crate) fn receive(&mut self, operation: &dyn Display) -> Result<Vec<Message>, Error> {
+        match self.read(MsgFlags::empty()) {
+            Err(Errno::EAGAIN) => Err(Error::Timeout {
+                operation: operation.to_string(),
+                seconds: PATIENCE,
+            }),
+            other => other.map_err(Error::Transport),
+        }
+    }
+
+    /// The messages of all reads that need no waiting; errors end it.
+    pub(crate) fn receive_rest(&mut self) -> Vec<Message> {
+        let reads = std::iter::from_fn(|| self.read(MsgFlags::MSG_DONTWAIT).ok());
+        reads.flatten().collect()
+    }
+
+    fn read(&mut self, flags: MsgFlags) -> nix::Result<Vec<Message>> {
         loop {
-            let flags = MsgFlags::MSG_TRUNC;
+            let flags = flags | MsgFlags::MSG_TRUNC;
             match recv(self.raw.as_raw_fd(), &mut self.buffer, flags) {
                 Ok(len) => {
-                    return match self.buffer.get(..len) {
-                        Some(bytes) => Ok(messages(bytes)),
-                        None => Err(Error::Transport(Errno::EMSGSIZE)),
-                    };
+                    let bytes = self.buffer.get(..len).ok_or(Errno::EMSGSIZE)?;
+                    return Ok(messages(bytes));
                 }
                 Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => {
-                    return Err(Error::Timeout {
-                        operation: operation.to_string(),
-                        seconds: PATIENCE,
-                    });
-                }
-                Err(errno) => return Err(Error::Transport(errno)),
+                Err(errno) => return Err(errno),
             }
         }
     }

@@ -546,6 +546,43 @@ fn a_transaction_that_fails_changes_nothing_and_keeps_routes_back() {
 }
 
 #[test]
+fn a_transaction_that_fails_in_every_step_is_answered_with_the_first() {
+    let ns = Namespace::new().unwrap();
+    let one = |i: u32| {
+        let counting = rule(&format!("no {i}"), vec![Statement::Counter]);
+        Op::AddRule(table(), "forward".to_owned(), counting)
+    };
+    for steps in [1, 100, 20_000] {
+        let changes = [Change::Nft((0..steps).map(one).collect())];
+        let failures = ns
+            .run_async(|| async {
+                let mut kernel = Kernel::connect().await.unwrap();
+                let failures = kernel.apply(&changes).await;
+                // Nothing of it is left over for the next request.
+                settle_with(&mut kernel).await;
+                failures
+            })
+            .unwrap();
+        let text = failures[0].error.to_string();
+        assert_eq!(
+            text,
+            "nft add rule inet strait forward (no 0): ENOENT: No such file or directory"
+        );
+        settle(&ns, &nothing());
+    }
+}
+
+/// Makes the ruleset with this very socket, and reads it back.
+async fn settle_with(kernel: &mut Kernel) {
+    let ids = BTreeSet::from([table()]);
+    let host = kernel.observe(&ids).await.unwrap();
+    let difference = strait_host::diff(&host, &wanting(&everything()), &owner());
+    assert_eq!(kernel.apply(&difference.changes).await, []);
+    let host = kernel.observe(&ids).await.unwrap();
+    assert_eq!(host.nft[&table()], everything());
+}
+
+#[test]
 fn what_others_did_to_our_table_is_undone_and_their_tables_stay() {
     let ns = Namespace::new().unwrap();
     run(&ns, "nft add table ip other");

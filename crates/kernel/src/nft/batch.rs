@@ -1,11 +1,15 @@
 //! One transaction: sent as a whole, carried out as a whole or not at all.
 
+use nix::errno::Errno;
 use strait_host::nft::Op;
 
 use crate::error::Error;
 use crate::nft::object;
 use crate::socket::{Socket, verdict};
 use crate::wire::Request;
+
+/// Its name in errors that are of no single step.
+const WHOLE: &str = "nft transaction";
 
 /// Carries out a transaction.
 ///
@@ -22,20 +26,18 @@ pub(crate) fn commit(socket: &mut Socket, ops: &[Op]) -> Result<(), Error> {
     }
     let first = socket.next_sequence();
     let mut bytes = border(libc::NFNL_MSG_BATCH_BEGIN).finish(0, first);
-    let mut sent: Vec<(u32, usize)> = Vec::with_capacity(messages.len());
+    let steps: Vec<usize> = messages.iter().map(|(at, _)| *at).collect();
     let count = messages.len();
-    for (n, (at, request)) in messages.into_iter().enumerate() {
+    for (n, (_, request)) in messages.into_iter().enumerate() {
         // Errors are told of every message; of the last one also that it went well.
         let flags = if n + 1 == count { libc::NLM_F_ACK } else { 0 };
-        let sequence = socket.next_sequence();
-        bytes.extend(request.finish(flags, sequence));
-        sent.push((sequence, at));
+        bytes.extend(request.finish(flags, socket.next_sequence()));
     }
     let end = socket.next_sequence();
     bytes.extend(border(libc::NFNL_MSG_BATCH_END).finish(0, end));
     socket.make_room(bytes.len());
     socket.send(&bytes)?;
-    answer(socket, ops, first, &sent)
+    answer(socket, ops, first, &steps)
 }
 
 /// What opens and closes a batch.
@@ -48,29 +50,36 @@ fn border(kind: i32) -> Request {
 /// Waits for the word on the last message, or on the batch as a whole, which carries the number of its first one
 /// (a commit that fails, no permission, no memory).
 fn answer(socket: &mut Socket, ops: &[Op], first: u32, sent: &[(u32, usize)]) -> Result<(), Error> {
-    let whole = "nft transaction";
     let mut failure: Option<Error> = None;
-    loop {
-        for message in socket.receive(&whole)? {
-            let Some(verdict) = verdict(&message) else {
-                continue;
-            };
-            let at = sent.iter().find(|(s, _)| *s == verdict.sequence);
-            if at.is_none() && verdict.sequence != first {
+    let mut last = false;
+    while !last {
+        let messages = match socket.receive(&WHOLE) {
+            // More refusals than the socket can hold: those that it holds say enough.
+            Err(Error::Transport(Errno::ENOBUFS)) => {
+                last = true;
+                socket.receive_rest()
+            }
+            other => other?,
+        };
+        let lost = last.then_some(Error::Transport(Errno::ENOBUFS));
+        for verdict in messages.iter().filter_map(verdict) {
+            // 0 is the batch, the messages follow.
+            let number = verdict.sequence.wrapping_sub(first) as usize;
+            if number > steps.len() {
                 continue;
             }
+            last |= number == 0 || number == steps.len();
+            let step = number.checked_sub(1).and_then(|n| steps.get(n));
+            let op = step.and_then(|at| ops.get(*at));
             if let Some((errno, message)) = verdict.refusal {
-                let op = at.and_then(|(_, at)| ops.get(*at));
-                failure.get_or_insert(Error::Kernel {
-                    operation: op.map_or_else(|| whole.to_owned(), object::words),
+                failure.get_or_insert_with(|| Error::Kernel {
+                    operation: op.map_or_else(|| WHOLE.to_owned(), object::words),
                     errno,
                     message,
                 });
             }
-            let last = sent.last().is_none_or(|(s, _)| *s == verdict.sequence);
-            if last || verdict.sequence == first {
-                return failure.map_or(Ok(()), Err);
-            }
         }
+        failure = failure.or(lost);
     }
+    failure.map_or(Ok(()), Err)
 }
