@@ -49,7 +49,7 @@ fn border(kind: i32) -> Request {
 
 /// Waits for the word on the last message, or on the batch as a whole, which carries the number of its first one
 /// (a commit that fails, no permission, no memory).
-fn answer(socket: &mut Socket, ops: &[Op], first: u32, sent: &[(u32, usize)]) -> Result<(), Error> {
+fn answer(socket: &mut Socket, ops: &[Op], first: u32, steps: &[usize]) -> Result<(), Error> {
     let mut failure: Option<Error> = None;
     let mut last = false;
     while !last {
