@@ -84,6 +84,9 @@ impl<M: Machine> Engine<M> {
                     self.fold(input);
                 }
                 event = self.events.next() => {
+                    if !self.reconciler.concerns(&event) {
+                        continue;
+                    }
                     arrived = Some(Instant::now());
                     if matches!(event, Event::Overrun) {
                         tracing::info!("kernel events were lost: reading everything anew");

@@ -2,7 +2,7 @@
 
 use strait_host::{Change, Conflict, Host, Owner, Wanted, diff};
 
-use crate::{Error, Failure, Kernel};
+use crate::{Error, Event, Failure, Kernel};
 
 /// Keeps what one owner wants of this host.
 ///
@@ -34,6 +34,21 @@ impl Reconciler {
             kernel,
             owner,
             believed: None,
+        }
+    }
+
+    /// Whether an event may be about what is wanted. Neighbours of others' links come and go all the time.
+    #[must_use]
+    pub fn concerns(&self, event: &Event) -> bool {
+        match event {
+            Event::Neighbour(Some(link)) => self.owner.links.contains(link),
+            Event::Link(_)
+            | Event::Address(_)
+            | Event::Route
+            | Event::Rule
+            | Event::Neighbour(None)
+            | Event::Nft
+            | Event::Overrun => true,
         }
     }
 
