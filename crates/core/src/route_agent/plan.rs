@@ -395,7 +395,7 @@ impl State {
                 .iter()
                 .map(|r| RemoteEndpoint {
                     status: ConnectionStatus::None,
-                    status_message: "Health check is not enabled".to_owned(),
+                    status_message: "Health checks are not part of this version".to_owned(),
                     spec: r.endpoint.spec.clone(),
                 })
                 .collect(),
