@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::client::{Lab, down};
@@ -32,6 +32,7 @@ Examples:
   strait lab reboot west-2 --cni-after 60          a boot whose CNI comes up late
   strait lab cni east-3 address 10.101.3.7/24      the CNI's address changes
   strait lab restart east-1 route-agent
+  strait lab api broker GET /apis/submariner.io/v1/endpoints
   strait lab down --all";
 
 #[derive(Debug, Parser)]
@@ -124,6 +125,20 @@ enum Action {
         place: String,
         /// route-agent, gateway, apiserver or pod
         process: Role,
+    },
+    /// Send a request to an API server of the lab as its administrator, and print the answer
+    Api {
+        #[command(flatten)]
+        lab: Which,
+        /// A cluster, such as east, or broker
+        server: String,
+        /// GET, POST, PUT, PATCH (a merge patch) or DELETE
+        #[arg(value_parser = ["GET", "POST", "PUT", "PATCH", "DELETE"])]
+        method: String,
+        /// Such as /apis/submariner.io/v1/namespaces/submariner-operator/endpoints
+        path: String,
+        /// The object, as JSON; - for standard input
+        body: Option<String>,
     },
     /// Join two clusters, try every way between them, boot a node whose CNI comes late; success only if all is as it should be
     Demo {
@@ -257,6 +272,22 @@ pub fn main(matches: &ArgMatches) -> Result<ExitCode> {
             cni_after,
         } => find(&lab)?.reboot(&node, seconds(cni_after)?)?,
         Action::Cni { lab, node, change } => find(&lab)?.cni(&node, cni_change(&change)?)?,
+        Action::Api {
+            lab,
+            server,
+            method,
+            path,
+            body,
+        } => {
+            let text = match body.as_deref() {
+                None => "null".to_owned(),
+                Some("-") => std::io::read_to_string(std::io::stdin())?,
+                Some(text) => text.to_owned(),
+            };
+            let body = serde_json::from_str(&text).context("the object is no JSON")?;
+            let answer = find(&lab)?.api(&server, &method, &path, &body)?;
+            print(&(serde_json::to_string_pretty(&answer)? + "\n"))?;
+        }
         Action::Restart {
             lab,
             place,

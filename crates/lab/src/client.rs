@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::control::{Answer, CniChange, Request, Status};
 use crate::options::Options;
@@ -190,6 +191,35 @@ impl Lab {
         }
     }
 
+    /// Waits until every agent is ready with no condition, and every node reaches a pod of every other cluster, for at most `limit`.
+    ///
+    /// # Errors
+    /// When `limit` is over: what is missing.
+    pub fn wait_until_joined(&self, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        self.wait_until_ready(limit, true)?;
+        for node in self.topology.nodes() {
+            for other in self
+                .topology
+                .clusters
+                .iter()
+                .filter(|other| other.name != node.cluster)
+            {
+                let pod = other.pods().next().context("a cluster without pods")?;
+                let probe = Probe {
+                    timeout_ms: 500,
+                    ..Probe::tcp(&node.name, &pod.name)
+                };
+                self.probe_until(
+                    &probe,
+                    deadline.saturating_duration_since(Instant::now()),
+                    |_| true,
+                )?;
+            }
+        }
+        Ok(())
+    }
+
     /// Boots a node anew: its processes end, its network is thrown away; its agents start at once, its CNI and pods `cni_after` later.
     ///
     /// # Errors
@@ -244,6 +274,20 @@ impl Lab {
             place: place.to_owned(),
             role,
             path: path.to_owned(),
+        })
+    }
+
+    /// Sends a request to the API server of a cluster, or to that of `broker`, as their administrator. `body` is an
+    /// object, or null for none; a PATCH is a merge patch.
+    ///
+    /// # Errors
+    /// What the server says, when it is no success.
+    pub fn api(&self, place: &str, method: &str, path: &str, body: &Value) -> Result<Value> {
+        self.ask(&Request::Api {
+            place: place.to_owned(),
+            method: method.to_owned(),
+            path: path.to_owned(),
+            body: body.clone(),
         })
     }
 

@@ -41,6 +41,13 @@ pub(crate) enum Request {
         role: Role,
         path: String,
     },
+    /// A request to an API server; the answer is what it says, success or not.
+    Api {
+        place: String,
+        method: String,
+        path: String,
+        body: Value,
+    },
     Down,
 }
 

@@ -51,6 +51,34 @@ async fn connect(path: &Path) -> Result<Client> {
     Ok(Client::try_from(config)?)
 }
 
+/// Sends a request as the administrator to the API server whose state is in `dir`. An object is JSON; null is none.
+pub(crate) fn request(dir: &Path, method: &str, path: &str, body: &Value) -> Result<Value> {
+    let body = if body.is_null() {
+        Vec::new()
+    } else {
+        serde_json::to_vec(body)?
+    };
+    let content = match method {
+        "PATCH" => "application/merge-patch+json",
+        _ => "application/json",
+    };
+    let request = http::Request::builder()
+        .method(method)
+        .uri(path)
+        .header("content-type", content)
+        .body(body)
+        .with_context(|| format!("no request: {method} {path}"))?;
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(async {
+            Ok(connect(&dir.join("admin.kubeconfig"))
+                .await?
+                .request(request)
+                .await?)
+        })
+}
+
 /// What a cluster's API server holds before any agent starts.
 pub(crate) async fn cluster(client: &Client, cluster: &Cluster) -> Result<()> {
     common(client, NAMESPACE).await?;

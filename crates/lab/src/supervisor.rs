@@ -355,6 +355,12 @@ impl Lab {
         Ok(())
     }
 
+    /// Where the API server of a cluster is; other names stay as they are.
+    fn server_of(&self, name: &str) -> String {
+        let cluster = self.topology.clusters.iter().find(|c| c.name == name);
+        cluster.map_or_else(|| name.to_owned(), Cluster::control)
+    }
+
     fn answer(self: &Arc<Self>, request: Request) -> Result<Value> {
         match request {
             Request::Status => Ok(serde_json::to_value(Status {
@@ -404,6 +410,16 @@ impl Lab {
                 Ok(Value::String(
                     netns::find(&place)?.run(|| process::get(port, &path))??,
                 ))
+            }
+            Request::Api {
+                place,
+                method,
+                path,
+                body,
+            } => {
+                let place = self.server_of(&place);
+                self.known(&place, Role::Apiserver)?;
+                objects::request(&objects::dir(&place), &method, &path, &body)
             }
             Request::Down => std::process::exit(0),
         }
