@@ -39,7 +39,14 @@ pub(crate) fn namespace() -> Namespace {
     run(&ns, "ip link set up1 up");
     run(&ns, "ip addr add 192.0.2.10/24 dev up0");
     run(&ns, "ip addr add 2001:db8::10/64 dev up0 nodad");
-    ns
+    // The kernel adds link-local addresses a moment after the links have come up.
+    for _ in 0..500 {
+        if run(&ns, "ip -6 -o addr show scope link").lines().count() == 2 {
+            return ns;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("no link-local addresses came: is IPv6 off?");
 }
 
 /// Runs a tool inside; it must be installed and succeed.
