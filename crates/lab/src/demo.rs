@@ -41,7 +41,7 @@ pub(crate) fn run(binary: &Path, late: Duration) -> Result<ExitCode> {
     })?;
     lab.wait_until_ready(PATIENCE, true)?;
     demo.step("every route agent and gateway is ready")?;
-    join(&lab)?;
+    lab.wait_until_joined(PATIENCE)?;
     demo.step("the clusters are joined; trying every way, 3 KB both ways")?;
     let tried: Vec<Tried> = matrix::ways(lab.topology())
         .iter()
@@ -58,26 +58,6 @@ pub(crate) fn run(binary: &Path, late: Duration) -> Result<ExitCode> {
         print(&format!("\n{} FAILED\n", demo.failures))?;
         Ok(ExitCode::FAILURE)
     }
-}
-
-/// Waits until every node reaches every other cluster.
-pub(crate) fn join(lab: &Lab) -> Result<()> {
-    for node in lab.topology().nodes() {
-        for other in lab
-            .topology()
-            .clusters
-            .iter()
-            .filter(|other| other.name != node.cluster)
-        {
-            let pod = other.pods().next().context("a cluster without pods")?;
-            let probe = Probe {
-                timeout_ms: 500,
-                ..Probe::tcp(&node.name, &pod.name)
-            };
-            lab.probe_until(&probe, PATIENCE, |_| true)?;
-        }
-    }
-    Ok(())
 }
 
 impl Demo {

@@ -378,7 +378,11 @@ impl Lab {
                     names.join(", ")
                 );
                 let to = self.topology.target(&probe.to)?;
-                let seen = netns::find(&probe.from)?.run(|| probe::run(&probe, to))?;
+                // A pod of a node whose CNI is late is not there yet.
+                let seen = match netns::find(&probe.from) {
+                    Ok(namespace) => namespace.run(|| probe::run(&probe, to))?,
+                    Err(error) => Err(error.context(format!("{} does not run", probe.from))),
+                };
                 Ok(serde_json::to_value(
                     seen.map_err(|error| format!("{error:#}")),
                 )?)

@@ -1,0 +1,72 @@
+//! Labs for tests, with the binary that was just built.
+
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests fail the test"
+)]
+
+use std::path::Path;
+use std::time::Duration;
+
+use strait_lab::matrix::{Tried, Way, render};
+use strait_lab::{Lab, Options, Role};
+
+/// The binary under test.
+pub(crate) fn binary() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_strait"))
+}
+
+/// A name that no other test process uses.
+pub(crate) fn name(purpose: &str) -> String {
+    format!("t{}-{purpose}", std::process::id())
+}
+
+/// A lab whose clusters are joined; it ends when it is dropped.
+pub(crate) fn joined(purpose: &str, options: Options) -> Lab {
+    let options = Options {
+        name: name(purpose),
+        ..options
+    };
+    let lab = Lab::up(&options, binary(), |_| ()).expect("the lab starts");
+    lab.wait_until_joined(Duration::from_secs(60))
+        .expect("the clusters are joined");
+    lab
+}
+
+/// Fails with a table of what did not go as it should.
+pub(crate) fn assert_all_good(lab: &Lab, ways: &[Way]) {
+    assert!(!ways.is_empty(), "nothing to try");
+    let tried: Vec<Tried> = ways
+        .iter()
+        .map(|way| way.attempt(lab).expect("the lab answers"))
+        .collect();
+    let bad: Vec<Tried> = tried.into_iter().filter(|one| !one.good()).collect();
+    assert!(bad.is_empty(), "\n{}", render(&bad));
+}
+
+/// The process number of a node's route agent, which must be alive.
+pub(crate) fn agent(lab: &Lab, node: &str) -> u32 {
+    let status = lab.status().expect("the lab answers");
+    let agent = status
+        .processes
+        .iter()
+        .find(|process| process.role == Role::RouteAgent && process.place == node);
+    let agent = agent.unwrap_or_else(|| panic!("{node} has no route agent"));
+    assert_eq!(agent.ended, None, "the route agent of {node}");
+    agent.pid
+}
+
+/// The conditions of a node's route agent.
+pub(crate) fn conditions(lab: &Lab, node: &str) -> Vec<String> {
+    let status = lab.status().expect("the lab answers");
+    let agent = status
+        .processes
+        .into_iter()
+        .find(|process| process.role == Role::RouteAgent && process.place == node);
+    let readiness = agent
+        .and_then(|agent| agent.readiness)
+        .unwrap_or_else(|| panic!("the route agent of {node} does not answer"));
+    readiness.degraded.into_keys().collect()
+}
