@@ -36,7 +36,15 @@ pub(crate) fn start(metrics: Metrics) -> watch::Sender<Option<FlowRules>> {
 }
 
 async fn sweep(kernel: &mut Kernel, rules: &FlowRules, metrics: &Metrics) {
-    let flows = match kernel.flows().await {
+    let wrong = |flow: &strait_kernel::Flow| {
+        rules.wrong(&Flow {
+            src: flow.original.src,
+            dst: flow.original.dst,
+            reply_src: flow.reply.src,
+            reply_dst: flow.reply.dst,
+        })
+    };
+    let flows = match kernel.flows_if(wrong).await {
         Ok(flows) => flows,
         Err(error) => {
             tracing::warn!(%error, "the connection table can't be read");
@@ -46,15 +54,6 @@ async fn sweep(kernel: &mut Kernel, rules: &FlowRules, metrics: &Metrics) {
     };
     let mut ended = 0u64;
     for flow in &flows {
-        let view = Flow {
-            src: flow.original.src,
-            dst: flow.original.dst,
-            reply_src: flow.reply.src,
-            reply_dst: flow.reply.dst,
-        };
-        if !rules.wrong(&view) {
-            continue;
-        }
         match kernel.delete_flow(flow).await {
             Ok(()) => ended += 1,
             Err(error) => {
