@@ -30,13 +30,16 @@ pub(crate) fn run(binary: &Path, late: Duration) -> Result<ExitCode> {
         cnis: vec![Cni::Bridge, Cni::Calico],
         ..Options::default()
     };
-    signals::end_with(&options.name)?;
+    signals::ending(&options.name, || show(&options, binary, late))
+}
+
+fn show(options: &Options, binary: &Path, late: Duration) -> Result<ExitCode> {
     let mut demo = Demo {
         start: Instant::now(),
         failures: 0,
     };
     demo.step("starting two clusters of three nodes: east (bridge CNI, like kindnet), west (Calico-like CNI with a tunnel)")?;
-    let lab = Lab::up(&options, binary, |step| {
+    let lab = Lab::up(options, binary, |step| {
         let _ = demo.step(step);
     })?;
     lab.wait_until_ready(PATIENCE, true)?;
