@@ -9,6 +9,8 @@ pub const VERSION: &str = "v1";
 pub const LABEL_CLUSTER_ID: &str = "submariner-io/clusterID";
 /// Label of nodes that may be gateways.
 pub const LABEL_GATEWAY: &str = "submariner.io/gateway";
+/// Annotation of a Node: maximum segment size of TCP connections with remote clusters that pass this node, in bytes.
+pub const ANNOTATION_CLAMP_MSS: &str = "submariner.io/tcp-clamp-mss";
 /// Annotation of a Gateway: when it was last written, in Unix seconds, decimal.
 pub const ANNOTATION_UPDATE_TIMESTAMP: &str = "update-timestamp";
 /// Annotation of a RouteAgent (for `vx-submariner`) and of an Endpoint (for the VXLAN cable): the device's Ethernet

@@ -6,12 +6,15 @@ use serde::Deserialize;
 
 use crate::Object;
 use crate::endpoint::parse_ip;
+use crate::names::ANNOTATION_CLAMP_MSS;
 
 /// A Node, parsed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
     /// Addresses of type InternalIP, in the order given.
     pub internal_ips: Vec<IpAddr>,
+    /// Maximum segment size that its annotation asks for, in bytes, or why it can't be used.
+    pub clamp_mss: Option<Result<u16, String>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -36,6 +39,7 @@ impl Node {
         if !object.content.contains_key("status") {
             return Ok(Self {
                 internal_ips: Vec::new(),
+                clamp_mss: clamp_mss(object),
             });
         }
         let status: Status = object.section("status")?;
@@ -47,7 +51,10 @@ impl Node {
         let internal_ips = internal
             .map(|(i, a)| parse_ip(&format!("status.addresses[{i}].address"), &a.address))
             .collect::<Result<_, _>>()?;
-        Ok(Self { internal_ips })
+        Ok(Self {
+            internal_ips,
+            clamp_mss: clamp_mss(object),
+        })
     }
 
     /// The first address of a family.
@@ -58,4 +65,16 @@ impl Node {
             .copied()
             .find(|ip| ip.is_ipv6() == v6)
     }
+}
+
+/// The least that IPv4 hosts must be able to take (RFC 9293, 3.7.1).
+const LEAST_MSS: u16 = 536;
+
+fn clamp_mss(object: &Object) -> Option<Result<u16, String>> {
+    let text = object.annotations.get(ANNOTATION_CLAMP_MSS)?;
+    let good = text.trim().parse().ok().filter(|mss| *mss >= LEAST_MSS);
+    Some(good.ok_or_else(|| {
+        let shown: String = text.chars().filter(|c| !c.is_control()).take(80).collect();
+        format!("annotation {ANNOTATION_CLAMP_MSS}: '{shown}' is no segment size; expected bytes, {LEAST_MSS} to 65535")
+    }))
 }

@@ -146,6 +146,9 @@ impl<M: Machine> Engine<M> {
             let retry = self.next_retry();
             self.read_at = self.read_at.min(Instant::now() + retry);
         }
+        if let Some(after) = outcome.retry_after {
+            self.read_at = self.read_at.min(Instant::now() + after);
+        }
         if !outcome.made.is_empty() {
             if let Some(arrived) = arrived {
                 self.metrics.event_to_kernel(arrived.elapsed());
@@ -189,10 +192,17 @@ fn with_outcome(conditions: &[Condition], outcome: &Outcome) -> Vec<Condition> {
         let message = format!("{conflict}; it is not touched: remove or rename it");
         all.push(Condition::not_ready("ForeignObject", message));
     }
+    if !outcome.contended.is_empty() {
+        let message = format!(
+            "somebody else changes these again and again; they are tried again after 30 s: {}",
+            outcome.contended.join(", ")
+        );
+        all.push(Condition::not_ready("Contended", message));
+    }
     for failure in &outcome.failures {
         let message = format!(
-            "a {} can't be changed: {}",
-            failure.change.object(),
+            "{} can't be changed: {}",
+            failure.change.subject(),
             failure.error
         );
         all.push(Condition::not_ready("ApplyFailed", message));

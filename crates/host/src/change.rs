@@ -92,6 +92,33 @@ impl Change {
         }
     }
 
+    /// The object that it is about, for people: its kind, and what tells it from others.
+    #[must_use]
+    pub fn subject(&self) -> String {
+        match self {
+            Self::CreateLink(name, _) | Self::ChangeLink(name, _) | Self::RemoveLink(name) => {
+                format!("link {name}")
+            }
+            Self::AddAddress(a) | Self::RemoveAddress(a) => {
+                format!("address {} on {}", a.net, a.link)
+            }
+            Self::SetNeighbour(n) | Self::RemoveNeighbour(n) => {
+                format!("neighbour {} on {}", n.ip, n.link)
+            }
+            Self::SetFdb(f) | Self::RemoveFdb(f) => {
+                format!("forwarding entry {} to {} on {}", f.mac, f.dst, f.link)
+            }
+            Self::Nft(_) => "nftables table".to_owned(),
+            Self::SetSysctl(path, _) => format!("sysctl {path}"),
+            Self::SetRoute(r) | Self::RemoveRoute(r) => {
+                format!("route {} metric {} in table {}", r.dst, r.metric, r.table)
+            }
+            Self::AddRule(r) | Self::RemoveRule(r) => {
+                format!("{} rule {} to table {}", r.family, r.priority, r.table)
+            }
+        }
+    }
+
     /// The kind of object, for metrics and logs.
     #[must_use]
     pub fn object(&self) -> &'static str {

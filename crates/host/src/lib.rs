@@ -8,6 +8,7 @@
 //! Links are named, never numbered: interface indexes change when a link is made anew.
 
 pub mod change;
+pub mod contention;
 pub mod diff;
 pub mod link;
 pub mod nft;
@@ -17,6 +18,7 @@ pub mod wanted;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use change::{Change, Stage};
+pub use contention::Contention;
 pub use diff::{Conflict, Difference, diff};
 pub use link::{Address, Fdb, Link, LinkKind, Mac, Neighbour, Scope, Vxlan};
 pub use route::{Hop, Route, RouteKind, Rule, TABLE_MAIN};

@@ -225,6 +225,8 @@ pub enum Statement {
     },
     /// Lowers a TCP SYN's maximum segment size to what the route's MTU allows (`tcp option maxseg size set rt mtu`).
     ClampMss,
+    /// Lowers a TCP SYN's maximum segment size to this many bytes (`tcp option maxseg size set N`); the kernel never raises it.
+    SetMss(u16),
     /// Sets the packet mark.
     SetMark(u32),
     /// Something that we never write.
@@ -561,6 +563,7 @@ pub fn sets_used(table: &Table) -> BTreeSet<&str> {
             | Statement::SnatTo(_)
             | Statement::SnatToSelf(_)
             | Statement::ClampMss
+            | Statement::SetMss(_)
             | Statement::SetMark(_)
             | Statement::Foreign(_) => None,
         })

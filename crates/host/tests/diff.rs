@@ -1,5 +1,7 @@
 //! The difference, on random hosts: applied it gives what is wanted, equals give none, foreign objects are never in it.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 

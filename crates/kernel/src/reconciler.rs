@@ -1,6 +1,8 @@
 //! Makes what one owner wants true: by the difference with what is believed, and by verifying.
 
-use strait_host::{Change, Conflict, Host, Owner, Wanted, diff};
+use std::time::{Duration, Instant};
+
+use strait_host::{Change, Conflict, Contention, Host, Owner, Wanted, diff};
 
 use crate::{Error, Event, Failure, Kernel};
 
@@ -13,6 +15,10 @@ pub struct Reconciler {
     kernel: Kernel,
     owner: Owner,
     believed: Option<Host>,
+    /// What was wanted in the last pass.
+    wanted: Option<Wanted>,
+    contention: Contention,
+    begun: Instant,
 }
 
 /// What a pass did.
@@ -24,6 +30,10 @@ pub struct Outcome {
     pub failures: Vec<Failure>,
     /// Foreign objects in the way.
     pub conflicts: Vec<Conflict>,
+    /// Objects that somebody else takes away again and again: they are left alone for a while.
+    pub contended: Vec<String>,
+    /// How long until they are tried again.
+    pub retry_after: Option<Duration>,
 }
 
 impl Reconciler {
@@ -34,6 +44,9 @@ impl Reconciler {
             kernel,
             owner,
             believed: None,
+            wanted: None,
+            contention: Contention::default(),
+            begun: Instant::now(),
         }
     }
 
@@ -73,16 +86,28 @@ impl Reconciler {
             return Outcome::default();
         };
         let difference = diff(believed, wanted, &self.owner);
-        let failures = self.kernel.apply(&difference.changes).await;
-        let mut made = difference.changes;
+        let now = self.begun.elapsed();
+        let new_wish = self.wanted.as_ref() != Some(wanted);
+        if new_wish {
+            self.contention.forget();
+            self.wanted = Some(wanted.clone());
+        }
+        let changes = self.contention.admit(difference.changes, now);
+        let failures = self.kernel.apply(&changes).await;
+        let mut made = changes;
         made.retain(|change| !failures.iter().any(|f| f.change == *change));
         for change in &made {
             believed.apply(change);
+        }
+        if !new_wish {
+            self.contention.repaired(&made, now);
         }
         Outcome {
             made,
             failures,
             conflicts: difference.conflicts,
+            contended: self.contention.held().map(str::to_owned).collect(),
+            retry_after: self.contention.deadline().map(|at| at.saturating_sub(now)),
         }
     }
 }

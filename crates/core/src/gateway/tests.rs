@@ -56,6 +56,7 @@ fn state() -> State {
     let mut s = State::new(settings());
     let node = Node {
         internal_ips: vec!["172.30.1.11".parse().unwrap()],
+        clamp_mss: None,
     };
     for input in [
         Input::Clusters(empty()),

@@ -40,6 +40,8 @@ pub(super) struct Variables<'a> {
     pub ways: BTreeSet<String>,
     /// Addresses of the nodes of this cluster.
     pub nodes: BTreeSet<IpAddr>,
+    /// Maximum segment size that is asked for, in bytes; else what fits the path.
+    pub mss: Option<u16>,
     /// On a gateway with a VXLAN cable: its UDP port, and the addresses of its peers.
     pub cable: Option<(u16, BTreeSet<IpAddr>)>,
 }
@@ -237,6 +239,7 @@ fn tunnel_rules(v: &Variables<'_>) -> Vec<Rule> {
 /// TCP connections fit into the tunnels.
 fn mss_rules(v: &Variables<'_>) -> Vec<Rule> {
     let mut rules = Vec::new();
+    let clamp = v.mss.map_or(Statement::ClampMss, Statement::SetMss);
     for view in v.families {
         let f = view.family;
         let syn = || Statement::Match {
@@ -255,7 +258,7 @@ fn mss_rules(v: &Variables<'_>) -> Vec<Rule> {
                 side,
                 number(Field::Transport, TCP),
                 syn(),
-                Statement::ClampMss,
+                clamp.clone(),
             ];
             rules.push(rule(comment, statements));
         }

@@ -157,6 +157,7 @@ impl State {
                 .collect(),
             ways: self.ways(host, families),
             nodes: self.node_addresses(families),
+            mss: self.clamp_mss().and_then(Result::ok),
             cable,
         };
         Wanted {
@@ -222,6 +223,11 @@ impl State {
             }
         }
         ways
+    }
+
+    /// What this node's annotation asks for.
+    fn clamp_mss(&self) -> Option<Result<u16, String>> {
+        self.nodes.get(&self.settings.node)?.clamp_mss.clone()
     }
 
     fn node_addresses(&self, families: &[FamilyView<'_>]) -> BTreeSet<IpAddr> {
@@ -325,6 +331,10 @@ impl State {
                 self.settings.cluster, self.settings.namespace
             );
             conditions.push(Condition::degraded("NoLocalGateway", message));
+        }
+        if let Some(Err(why)) = self.clamp_mss() {
+            let message = format!("Node {}: {why}", self.settings.node);
+            conditions.push(Condition::degraded("InvalidAnnotation", message));
         }
         for view in families {
             if view.underlay.is_none() {

@@ -72,6 +72,7 @@ fn nodes() -> Event<Node> {
     let node = |ip: &str| {
         Ok(Node {
             internal_ips: vec![ip.parse().unwrap()],
+            clamp_mss: None,
         })
     };
     Event::Reset(
@@ -460,6 +461,7 @@ fn the_cni_address_is_one_of_this_node_on_a_link_that_is_up() {
     );
     let other = Node {
         internal_ips: vec!["172.30.1.13".parse().unwrap(), "10.1.2.8".parse().unwrap()],
+        clamp_mss: None,
     };
     s.apply(
         Input::Nodes(Event::Applied("other".into(), Ok(other))),
@@ -477,6 +479,7 @@ fn nodes_with_one_inner_address_are_named() {
     let mut s = state(WORKER, bare_host("172.30.1.12"));
     let twin = Node {
         internal_ips: vec!["10.30.1.11".parse().unwrap()],
+        clamp_mss: None,
     };
     s.apply(Input::Nodes(Event::Applied("twin".into(), Ok(twin))), at(0));
     let said = s.plan();
@@ -553,6 +556,7 @@ fn both_families_are_planned_alike() {
         .collect();
     let v6 = Node {
         internal_ips: vec!["172.30.1.12".parse().unwrap(), "fd00::12".parse().unwrap()],
+        clamp_mss: None,
     };
     for input in [
         Input::Endpoints(Event::Reset(list)),
@@ -681,5 +685,34 @@ proptest! {
             s.apply(all[i].clone(), at(0));
         }
         prop_assert_eq!(s.plan(), state(WORKER, host_with_cni("172.30.1.12", "10.1.2.1")).plan());
+    }
+}
+
+#[test]
+fn a_nodes_annotation_forces_the_segment_size_and_a_bad_one_is_named() {
+    let clamp = |plan: &Plan| {
+        table_of(plan).chains["mss"].rules[0]
+            .statements
+            .last()
+            .cloned()
+    };
+    let mut s = state(WORKER, bare_host("172.30.1.12"));
+    assert_eq!(clamp(&s.plan()), Some(Statement::ClampMss));
+    for (asked, clamped, named) in [
+        (Ok(1300), Statement::SetMss(1300), false),
+        (
+            Err("'x' is no segment size".to_owned()),
+            Statement::ClampMss,
+            true,
+        ),
+    ] {
+        let node = Node {
+            internal_ips: vec!["172.30.1.12".parse().unwrap()],
+            clamp_mss: Some(asked),
+        };
+        s.apply(Input::Nodes(Event::Applied(WORKER.into(), Ok(node))), at(0));
+        let plan = s.plan();
+        assert_eq!(clamp(&plan), Some(clamped));
+        assert_eq!(condition(&plan, "InvalidAnnotation").is_some(), named);
     }
 }

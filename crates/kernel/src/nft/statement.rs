@@ -200,6 +200,7 @@ pub(super) fn lower(statement: &Statement) -> Result<Vec<E>, Error> {
             vec![load(*field), E::Map(map.clone()), snat(*family)]
         }
         Statement::ClampMss => vec![E::Route(TCP_MSS), E::NetworkOrder16, E::WriteMss],
+        Statement::SetMss(bytes) => vec![E::Constant(bytes.to_be_bytes().to_vec()), E::WriteMss],
         Statement::SetMark(mark) => vec![E::Constant(mark.to_ne_bytes().to_vec()), E::SetMark],
         Statement::Foreign(text) => {
             return Err(Error::Unsupported(format!("nftables expression {text}")));
@@ -238,6 +239,10 @@ fn recognise(rest: &[E]) -> Option<Statement> {
                 (libc::NFT_JUMP, Some(chain)) => Some(Statement::Jump(chain.clone())),
                 _ => None,
             };
+        }
+        [E::Constant(bytes), E::WriteMss, ..] => {
+            let bytes = <[u8; 2]>::try_from(bytes.as_slice()).ok()?;
+            return Some(Statement::SetMss(u16::from_be_bytes(bytes)));
         }
         [E::Constant(bytes), E::SetMark, ..] => {
             let mark = <[u8; 4]>::try_from(bytes.as_slice()).ok()?;

@@ -160,6 +160,7 @@ pub(crate) fn everything() -> Table {
                     value: Value::Number(2),
                 },
                 Statement::ClampMss,
+                Statement::SetMss(1360),
             ],
         ),
         rule(
