@@ -52,6 +52,24 @@ pub struct Wanted {
     pub loose_reverse_path: BTreeSet<String>,
 }
 
+impl Wanted {
+    /// That nothing of the owner's stays.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Self {
+            links: Owned::Set(BTreeMap::new()),
+            addresses: Owned::Set(BTreeSet::new()),
+            neighbours: Owned::Set(BTreeSet::new()),
+            fdb: Owned::Set(BTreeSet::new()),
+            nft: Owned::Set(BTreeMap::new()),
+            routes: Owned::Set(BTreeSet::new()),
+            rules: Owned::Set(BTreeSet::new()),
+            sysctls: BTreeMap::new(),
+            loose_reverse_path: BTreeSet::new(),
+        }
+    }
+}
+
 /// How a process knows what is its own on a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {

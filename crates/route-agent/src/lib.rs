@@ -6,6 +6,7 @@ mod run;
 pub mod settings;
 mod show;
 mod status;
+mod uninstall;
 
 pub use run::run;
 pub use settings::command;

@@ -15,13 +15,16 @@ use strait_kernel::Outcome;
 use tokio::sync::watch;
 
 use crate::settings::Configuration;
-use crate::{flows, inputs, status};
+use crate::{flows, inputs, status, uninstall};
 
 /// Runs until SIGTERM or SIGINT. What it has put into the kernel stays.
 ///
 /// # Errors
 /// Wrong settings, or a kernel without netlink; never the absence of an API server, a CNI or a route.
 pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
+    if uninstall::is_asked(matches) {
+        return uninstall::run(matches).await;
+    }
     let configuration = Configuration::read(matches)?;
     let drain = Drain::on_signals().context("signals can't be received")?;
     let metrics = Metrics::new("route-agent");

@@ -10,7 +10,7 @@ use strait_daemon::settings::command as settings_command;
 use strait_daemon::{Setting, Settings, SettingsError, http, logs};
 
 /// The settings of the route agent, beside those of every process.
-pub static TABLE: [Setting; 9] = [
+pub static TABLE: [Setting; 10] = [
     MEMBER[0],
     MEMBER[1],
     MEMBER[2],
@@ -24,6 +24,12 @@ pub static TABLE: [Setting; 9] = [
         "a whole number of seconds, 1 or more",
     )
     .default("60"),
+    Setting::new(
+        "SUBMARINER_UNINSTALL",
+        "Remove all that the route agent put on this node, say what, and end",
+        "true or false",
+    )
+    .default("false"),
     http::port("32782"),
 ];
 
@@ -40,6 +46,7 @@ pub fn command() -> Command {
          Examples:\n  \
          NODE_NAME=worker-1 SUBMARINER_CLUSTERID=east SUBMARINER_CLUSTERCIDR=10.42.0.0/16 \\\n    \
          SUBMARINER_SERVICECIDR=10.43.0.0/16 strait route-agent\n  \
+         strait route-agent --submariner-uninstall true   remove all of it from this node\n  \
          curl http://127.0.0.1:32782/readyz     what is not as it should be\n  \
          strait diff                            what it would change now, with the same settings",
     )

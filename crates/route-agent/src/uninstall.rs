@@ -1,0 +1,85 @@
+//! Removes all that is the route agent's from this node.
+
+use std::io::Write;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::ArgMatches;
+use strait_api::names::NAMESPACE;
+use strait_api::{Kind, ObjectKey};
+use strait_core::route_agent::owner;
+use strait_daemon::kube::cluster_client;
+use strait_daemon::objects::delete;
+use strait_daemon::{Settings, logs};
+use strait_host::{Change, Wanted};
+use strait_kernel::{Kernel, Reconciler};
+
+use crate::settings::TABLE;
+
+/// How long the API server may take to remove the RouteAgent object: the node itself is clean by then.
+const API_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Whether `SUBMARINER_UNINSTALL` or its flag asks for it. Nothing else needs to be set, or right.
+pub(crate) fn is_asked(matches: &ArgMatches) -> bool {
+    Settings::read(matches, &TABLE)
+        .bool("SUBMARINER_UNINSTALL")
+        .unwrap_or(false)
+}
+
+/// Removes the node's state, says what it removed, then removes the RouteAgent object if the API server can be reached.
+///
+/// # Errors
+/// What could not be removed; all else is.
+pub(crate) async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
+    let mut settings = Settings::read(matches, &TABLE);
+    logs::init(&mut settings);
+    let removed = clean().await?;
+    let mut out = std::io::stdout().lock();
+    for change in &removed {
+        writeln!(out, "removed {}", change.subject())?;
+    }
+    if removed.is_empty() {
+        writeln!(out, "nothing of the route agent was there")?;
+    }
+    let node = settings.raw("NODE_NAME").filter(|n| !n.is_empty());
+    let Some(node) = node else { return Ok(()) };
+    let key = ObjectKey {
+        kind: Kind::RouteAgent,
+        namespace: settings
+            .raw("SUBMARINER_NAMESPACE")
+            .unwrap_or(NAMESPACE)
+            .to_owned(),
+        name: node.to_owned(),
+    };
+    let kubeconfig = settings
+        .raw("KUBECONFIG")
+        .filter(|k| !k.is_empty())
+        .map(std::path::PathBuf::from);
+    let gone = tokio::time::timeout(API_PATIENCE, async {
+        let client = cluster_client(kubeconfig.as_deref()).await?;
+        anyhow::Ok(delete(&client, &key).await?)
+    });
+    match gone.await {
+        Ok(Ok(())) => writeln!(out, "removed {key}")?,
+        Ok(Err(error)) => tracing::warn!(%error, object = %key, "can't be removed"),
+        Err(_) => tracing::warn!(object = %key, "can't be removed: the API server does not answer"),
+    }
+    Ok(())
+}
+
+async fn clean() -> anyhow::Result<Vec<Change>> {
+    let mut reconciler = Reconciler::new(Kernel::connect().await.context("netlink")?, owner());
+    reconciler.observe().await.context("the kernel's state")?;
+    let outcome = reconciler.make(&Wanted::nothing()).await;
+    let failures: Vec<String> = outcome
+        .failures
+        .iter()
+        .map(|f| format!("{}: {}", f.change.subject(), f.error))
+        .collect();
+    anyhow::ensure!(
+        failures.is_empty(),
+        "not all could be removed: {}",
+        failures.join("; ")
+    );
+    Ok(outcome.made)
+}
