@@ -137,6 +137,11 @@ fn late_cni(purpose: &str, node: &str, gateway: &str, to: &str) {
     sleep(LATE.saturating_sub(booted.elapsed()));
     wait_for_source(&lab, node, to, cni_address(&lab, node));
     lab.wait_until_joined(PATIENCE).expect("all is well again");
+    // Its pods come with the CNI, and take a moment to listen.
+    for pod in &lab.topology().node(node).expect("a node").1.pods {
+        lab.probe_until(&Probe::tcp(node, &pod.name), PATIENCE, |_| true)
+            .expect("the pod listens");
+    }
     assert_all_good(&lab, &ways(lab.topology()));
     assert_eq!(conditions(&lab, node), Vec::<String>::new());
     assert_eq!(agent(&lab, node), first, "the agent was restarted");
