@@ -77,6 +77,12 @@ pub struct Tuple {
 }
 
 impl Flow {
+    /// Whether it is a TCP connection.
+    #[must_use]
+    pub fn is_tcp(&self) -> bool {
+        i32::from(self.protocol) == libc::IPPROTO_TCP
+    }
+
     /// Whether its source is translated.
     #[must_use]
     pub fn has_source_nat(&self) -> bool {

@@ -101,6 +101,13 @@ impl Error {
             | Self::Skipped => None,
         }
     }
+
+    /// Whether the kernel was built without what was asked of it.
+    #[must_use]
+    pub fn is_lacking(&self) -> bool {
+        let lacking = [Errno::EOPNOTSUPP, Errno::ENOENT, Errno::EPROTONOSUPPORT];
+        self.errno().is_some_and(|errno| lacking.contains(&errno))
+    }
 }
 
 /// A change that could not be made.

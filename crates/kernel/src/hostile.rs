@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::wire::{Attrs, Message, messages};
-use crate::{address, conntrack, link, neighbour, nft, route, rule, socket};
+use crate::{address, conntrack, link, neighbour, nft, route, rule, socket, tcp};
 
 /// Bytes that look like headers and attributes more often than chance would have it.
 fn soup(seed: &mut u64, len: usize) -> Vec<u8> {
@@ -49,6 +49,7 @@ fn no_bytes_make_a_decoder_panic() {
         let _ = route::decode(&message, &names);
         let _ = rule::decode(strait_host::Family::V4, &message);
         let _ = conntrack::decode(&message);
+        let _ = tcp::decode(&message);
         nft::decode_anything(Attrs(&message.body));
     }
 }

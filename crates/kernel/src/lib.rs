@@ -20,6 +20,7 @@ mod route;
 mod rule;
 mod socket;
 mod sysctl;
+mod tcp;
 mod watch;
 mod wire;
 
@@ -27,10 +28,11 @@ use std::collections::BTreeSet;
 
 pub use conntrack::{Flow, Tuple};
 pub use error::{Error, Failure};
-use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_SOCK_DIAG};
 pub use reconciler::{Outcome, Reconciler};
 use strait_host::nft::TableId;
 use strait_host::{Change, Host};
+pub use tcp::TcpSocket;
 pub use watch::{Event, Watch};
 
 use crate::apply::Pass;
@@ -44,6 +46,8 @@ const TURN: usize = 64;
 pub struct Kernel {
     rt: Socket,
     nf: Socket,
+    /// Opened when it is needed first.
+    diag: Option<Socket>,
 }
 
 impl Kernel {
@@ -59,6 +63,7 @@ impl Kernel {
         Ok(Self {
             rt: Socket::open(NETLINK_ROUTE)?,
             nf: Socket::open(NETLINK_NETFILTER)?,
+            diag: None,
         })
     }
 
@@ -112,6 +117,34 @@ impl Kernel {
     pub async fn delete_flow(&mut self, flow: &Flow) -> Result<(), Error> {
         tokio::task::yield_now().await;
         conntrack::delete(&mut self.nf, flow)
+    }
+
+    /// The TCP sockets of both families that have, or seek, another end, and that `keep` wants.
+    ///
+    /// # Errors
+    /// What the kernel says; it may have been built without `CONFIG_INET_DIAG` (`ENOENT`).
+    pub async fn tcp_sockets_if(
+        &mut self,
+        keep: impl FnMut(&TcpSocket) -> bool,
+    ) -> Result<Vec<TcpSocket>, Error> {
+        tokio::task::yield_now().await;
+        tcp::list(self.diag()?, keep)
+    }
+
+    /// Ends a socket: its owner gets `ECONNABORTED` at once, the other end a reset. That it is gone already is no failure.
+    ///
+    /// # Errors
+    /// What the kernel says; `EOPNOTSUPP` if it was built without `CONFIG_INET_DIAG_DESTROY`.
+    pub async fn end_tcp_socket(&mut self, socket: &TcpSocket) -> Result<(), Error> {
+        tokio::task::yield_now().await;
+        tcp::end(self.diag()?, socket)
+    }
+
+    fn diag(&mut self) -> Result<&mut Socket, Error> {
+        match &mut self.diag {
+            Some(open) => Ok(open),
+            none => Ok(none.insert(Socket::open(NETLINK_SOCK_DIAG)?)),
+        }
     }
 
     /// Listens for changes, whoever makes them, on sockets of its own.

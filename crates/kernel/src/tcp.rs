@@ -17,7 +17,7 @@ const FIXED: usize = 72;
 /// and the cookie.
 const ID: usize = 4;
 const ID_LENGTH: usize = 48;
-/// `INET_DIAG_SOCKOPT`, since Linux 5.10; in its first byte the bit of `freebind`, in its second that of `transparent`.
+/// `INET_DIAG_SOCKOPT`, since Linux 5.10, and bits of `struct inet_diag_sockopt`.
 const OPTIONS: u16 = 22;
 const FREEBIND: u8 = 1 << 2;
 const TRANSPARENT: u8 = 1 << 5;
@@ -81,13 +81,13 @@ pub(crate) fn decode(message: &Message) -> Option<TcpSocket> {
         let ip: IpAddr = ip_of(id.get(ip..ip + length)?)?;
         Some(SocketAddr::new(ip.to_canonical(), port))
     };
-    let options = message.attrs(FIXED).find(OPTIONS).unwrap_or_default();
-    let option = |at: usize, bit: u8| options.get(at).is_some_and(|byte| byte & bit != 0);
+    let options = message.attrs(FIXED).find(OPTIONS);
+    let options = options.and_then(|bytes| bytes.first().copied());
     Some(TcpSocket {
         local: end(0, 4)?,
         remote: end(2, 20)?,
         connecting: state == SYN_SENT,
-        free: option(0, FREEBIND) || option(0, TRANSPARENT),
+        free: options.unwrap_or_default() & (FREEBIND | TRANSPARENT) != 0,
         family,
         id,
     })
