@@ -1,5 +1,7 @@
 //! What a user of the command line gets: errors that name the variable, what it holds and what was expected.
 
+#![allow(clippy::expect_used, reason = "helpers of tests fail the test")]
+
 use std::process::{Command, Output};
 
 fn strait(args: &[&str], environment: &[(&str, &str)]) -> Output {
