@@ -1,10 +1,12 @@
-//! Ends connections whose NAT binding they must not keep, off the main loop.
+//! Ends connections whose NAT binding or address they must not keep, off the main loop.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use strait_core::route_agent::flows::{Flow, FlowRules};
 use strait_daemon::Metrics;
-use strait_kernel::Kernel;
+use strait_kernel::{Error, Kernel};
 use tokio::sync::watch;
 
 /// A packet that was under way while the rules changed may still bind; it is looked for once more after this time.
@@ -14,7 +16,7 @@ const AGAIN: Duration = Duration::from_millis(200);
 pub(crate) fn start(metrics: Metrics) -> watch::Sender<Option<FlowRules>> {
     let (sender, mut receiver) = watch::channel(None);
     tokio::spawn(async move {
-        let mut kernel = match Kernel::connect().await {
+        let kernel = match Kernel::connect().await {
             Ok(kernel) => kernel,
             Err(error) => {
                 tracing::error!(%error, "connections with a wrong NAT binding can't be ended");
@@ -22,12 +24,17 @@ pub(crate) fn start(metrics: Metrics) -> watch::Sender<Option<FlowRules>> {
                 return;
             }
         };
+        let mut sweeper = Sweeper {
+            kernel,
+            metrics,
+            no_sockets: false,
+        };
         while receiver.changed().await.is_ok() {
             for pause in [Duration::ZERO, AGAIN] {
                 tokio::time::sleep(pause).await;
                 let rules = receiver.borrow_and_update().clone();
                 if let Some(rules) = rules {
-                    sweep(&mut kernel, &rules, &metrics).await;
+                    sweeper.sweep(&rules).await;
                 }
             }
         }
@@ -35,38 +42,113 @@ pub(crate) fn start(metrics: Metrics) -> watch::Sender<Option<FlowRules>> {
     sender
 }
 
-async fn sweep(kernel: &mut Kernel, rules: &FlowRules, metrics: &Metrics) {
-    let wrong = |flow: &strait_kernel::Flow| {
-        rules.wrong(&Flow {
-            src: flow.original.src,
-            dst: flow.original.dst,
-            reply_src: flow.reply.src,
-            reply_dst: flow.reply.dst,
-        })
-    };
-    let flows = match kernel.flows_if(wrong).await {
-        Ok(flows) => flows,
-        Err(error) => {
-            tracing::warn!(%error, "the connection table can't be read");
-            metrics.error(error.kind());
-            return;
-        }
-    };
-    let mut ended = 0u64;
-    for flow in &flows {
-        match kernel.delete_flow(flow).await {
-            Ok(()) => ended += 1,
+struct Sweeper {
+    kernel: Kernel,
+    metrics: Metrics,
+    /// This kernel can't end sockets, which was told.
+    no_sockets: bool,
+}
+
+impl Sweeper {
+    async fn sweep(&mut self, rules: &FlowRules) {
+        let wrong = |flow: &strait_kernel::Flow| {
+            rules.wrong(&Flow {
+                tcp: flow.is_tcp(),
+                src: flow.original.src,
+                dst: flow.original.dst,
+                reply_src: flow.reply.src,
+                reply_dst: flow.reply.dst,
+            })
+        };
+        let flows = match self.kernel.flows_if(wrong).await {
+            Ok(flows) => flows,
             Err(error) => {
-                tracing::warn!(%error, "a connection with a wrong NAT binding can't be ended");
-                metrics.error(error.kind());
+                self.failed("the connection table can't be read", &error);
+                Vec::new()
+            }
+        };
+        // First the sockets: their last word to the other end still passes the old binding.
+        let broken = flows.iter().filter(|flow| flow.is_tcp()).map(|flow| {
+            let t = flow.original;
+            (
+                SocketAddr::new(t.src, t.sport),
+                SocketAddr::new(t.dst, t.dport),
+            )
+        });
+        let sockets = self.end_sockets(rules, &broken.collect()).await;
+        let mut ended = 0u64;
+        for flow in &flows {
+            match self.kernel.delete_flow(flow).await {
+                Ok(()) => ended += 1,
+                Err(error) => {
+                    self.failed(
+                        "a connection with a wrong NAT binding can't be ended",
+                        &error,
+                    );
+                }
             }
         }
+        if ended + sockets > 0 {
+            self.metrics.changed("flow", ended);
+            self.metrics.changed("socket", sockets);
+            tracing::info!(
+                bindings = ended,
+                sockets,
+                "ended connections whose address or NAT binding replies don't find back to"
+            );
+        }
     }
-    if ended > 0 {
-        metrics.changed("flow", ended);
-        tracing::info!(
-            ended,
-            "ended connections with a NAT binding from before the rules"
-        );
+
+    /// Ends TCP sockets of these connections, and those bound to an address that is gone; returns their number.
+    async fn end_sockets(
+        &mut self,
+        rules: &FlowRules,
+        broken: &BTreeSet<(SocketAddr, SocketAddr)>,
+    ) -> u64 {
+        if self.no_sockets {
+            return 0;
+        }
+        let hangs = |socket: &strait_kernel::TcpSocket| {
+            let of_broken = broken.contains(&(socket.local, socket.remote));
+            // A SYN that is sent again gets the new binding.
+            (of_broken && !socket.connecting)
+                || (!socket.free && rules.stranded(socket.local.ip(), socket.remote.ip()))
+        };
+        let mut ended = 0;
+        let sockets = match self.kernel.tcp_sockets_if(hangs).await {
+            Ok(sockets) => sockets,
+            Err(error) => {
+                self.no_such("TCP sockets can't be listed", &error);
+                return 0;
+            }
+        };
+        for socket in &sockets {
+            match self.kernel.end_tcp_socket(socket).await {
+                Ok(()) => ended += 1,
+                Err(error) => self.no_such("a TCP socket can't be ended", &error),
+            }
+            if self.no_sockets {
+                break;
+            }
+        }
+        ended
+    }
+
+    /// A kernel without `CONFIG_INET_DIAG` or `CONFIG_INET_DIAG_DESTROY` says so each time; it is told once.
+    fn no_such(&mut self, what: &str, error: &Error) {
+        if error.is_lacking() {
+            self.no_sockets = true;
+            tracing::warn!(
+                %error,
+                "this kernel can't end sockets (CONFIG_INET_DIAG_DESTROY): TCP connections of this host hang until they time out when its CNI address changes"
+            );
+        } else {
+            self.failed(what, error);
+        }
+    }
+
+    fn failed(&self, what: &str, error: &Error) {
+        tracing::warn!(%error, "{what}");
+        self.metrics.error(error.kind());
     }
 }

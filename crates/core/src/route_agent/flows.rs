@@ -1,6 +1,8 @@
 //! Connections whose NAT binding is not what it should be.
 //!
 //! A connection keeps the binding that its first packet got, even none; a rule that comes later does not change it.
+//! Datagrams and new connections get a better one once the old is forgotten. An established TCP connection can't change
+//! its address: it is left alone while its own works, and otherwise its socket is ended instead of hanging.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -19,11 +21,15 @@ pub struct FlowRules {
     pub host_v4: Option<BTreeSet<IpAddr>>,
     /// The same for IPv6.
     pub host_v6: Option<BTreeSet<IpAddr>>,
+    /// Addresses in the pod CIDRs that this host has.
+    pub local: BTreeSet<IpAddr>,
 }
 
 /// A tracked connection: its first packet's addresses, and those of the reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flow {
+    /// It is a TCP connection.
+    pub tcp: bool,
     /// Source of the first packet.
     pub src: IpAddr,
     /// Destination of the first packet.
@@ -43,6 +49,10 @@ impl FlowRules {
             if within(&self.pods, flow.src) {
                 return flow.reply_dst != flow.src;
             }
+            let gone = within(&self.pods, flow.reply_dst) && !self.local.contains(&flow.reply_dst);
+            if flow.tcp && self.local.contains(&flow.reply_dst) {
+                return false;
+            }
             let allowed = if flow.src.is_ipv4() {
                 &self.host_v4
             } else {
@@ -50,10 +60,17 @@ impl FlowRules {
             };
             return allowed
                 .as_ref()
-                .is_some_and(|a| !a.contains(&flow.reply_dst));
+                .map_or(gone, |a| !a.contains(&flow.reply_dst));
         }
         within(&self.remote, flow.src)
             && within(&self.pods, flow.reply_src)
             && flow.reply_dst != flow.src
+    }
+    /// Whether a socket of this host has the address of a pod network that this host no longer has: nothing comes back
+    /// to it, and nothing it sends leaves.
+    #[must_use]
+    pub fn stranded(&self, local: IpAddr, remote: IpAddr) -> bool {
+        let within = |nets: &[IpNet], ip: IpAddr| nets.iter().any(|n| n.contains(&ip));
+        within(&self.remote, remote) && within(&self.pods, local) && !self.local.contains(&local)
     }
 }

@@ -73,7 +73,7 @@ impl State {
         Plan {
             wanted: self.wanted(host, &families),
             object: Some(self.object(&families, &remotes, &conditions)),
-            flows: Some(self.flow_rules(&families)),
+            flows: Some(self.flow_rules(host, &families)),
             cni: families
                 .iter()
                 .filter_map(|v| v.cni.as_ref().map(|c| (v.family, (c.ip, c.link.clone()))))
@@ -242,7 +242,7 @@ impl State {
         nodes.chain(gateway).collect()
     }
 
-    fn flow_rules(&self, families: &[FamilyView<'_>]) -> FlowRules {
+    fn flow_rules(&self, host: &Host, families: &[FamilyView<'_>]) -> FlowRules {
         let sources = |family: Family| {
             let view = families.iter().find(|v| v.family == family)?;
             let source = self.host_source(view)?;
@@ -254,6 +254,12 @@ impl State {
             pods: self.settings.cluster_cidrs.clone(),
             host_v4: sources(Family::V4),
             host_v6: sources(Family::V6),
+            local: host
+                .addresses
+                .iter()
+                .map(|a| a.net.addr())
+                .filter(|ip| self.settings.cluster_cidrs.iter().any(|c| c.contains(ip)))
+                .collect(),
         }
     }
 

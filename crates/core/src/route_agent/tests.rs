@@ -500,6 +500,7 @@ fn connections_with_a_binding_that_nothing_comes_back_to_are_told() {
     let wrong = |src: &str, dst: &str, reply_dst: &str| {
         let ip = |t: &str| t.parse().unwrap();
         rules.wrong(&Flow {
+            tcp: false,
             src: ip(src),
             dst: ip(dst),
             reply_src: ip(dst),
@@ -531,6 +532,44 @@ fn connections_with_a_binding_that_nothing_comes_back_to_are_told() {
         "a remote pod that was masqueraded"
     );
     assert!(!wrong("172.30.1.12", "8.8.8.8", "172.30.1.12"), "not ours");
+}
+
+#[test]
+fn connections_of_an_address_that_is_gone_are_ended_and_of_one_that_is_still_there_are_not() {
+    let mut host = host_with_cni("172.30.1.12", "10.1.2.1");
+    host.addresses.insert(address("tunl0", "10.1.2.9/32"));
+    for (name, cni) in [(WORKER, true), (WORKER, false), (GATEWAY, false)] {
+        let mut host = host.clone();
+        if !cni {
+            host.addresses.retain(|a| a.link != "tunl0");
+        }
+        let rules = state(name, host).plan().flows.unwrap();
+        let ip = |t: &str| t.parse().unwrap();
+        let wrong = |tcp, reply_dst: &str| {
+            rules.wrong(&Flow {
+                tcp,
+                src: ip("172.30.1.12"),
+                dst: ip("10.2.0.1"),
+                reply_src: ip("10.2.0.1"),
+                reply_dst: ip(reply_dst),
+            })
+        };
+        assert_eq!(wrong(true, "10.1.2.1"), !cni, "{name}");
+        assert_eq!(wrong(true, "10.1.2.9"), !cni, "{name}");
+        assert_eq!(wrong(false, "10.1.2.1"), !cni, "{name}");
+        assert!(
+            !cni || wrong(false, "10.1.2.9"),
+            "datagrams move to the new address"
+        );
+        assert!(wrong(true, "10.1.2.77"), "{name}: an old one");
+        assert!(wrong(false, "10.1.2.77"), "{name}: an old one");
+
+        let stranded = |local: &str, remote: &str| rules.stranded(ip(local), ip(remote));
+        assert_eq!(stranded("10.1.2.9", "10.2.0.1"), !cni);
+        assert!(stranded("10.1.2.77", "10.2.0.1"));
+        assert!(!stranded("10.1.2.77", "8.8.8.8"), "not ours");
+        assert!(!stranded("172.30.1.12", "10.2.0.1"), "the node's own");
+    }
 }
 
 #[test]
