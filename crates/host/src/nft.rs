@@ -3,6 +3,8 @@
 //! The statements are those that our rulesets use. What the kernel holds beyond them is read as
 //! [`Statement::Foreign`], which equals nothing that is wanted, and is therefore replaced.
 
+mod transaction;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -10,6 +12,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::Family;
+pub use transaction::{Op, apply, diff_table};
 
 /// The family of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -368,176 +371,6 @@ impl ElementType {
         match family {
             Family::V4 => Self::Ipv4,
             Family::V6 => Self::Ipv6,
-        }
-    }
-}
-
-/// One step of a transaction.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Op {
-    /// Makes the table if it is not there.
-    AddTable(TableId),
-    /// Removes the table with all in it.
-    DeleteTable(TableId),
-    /// Makes a set, without elements.
-    AddSet(TableId, String, Set),
-    /// Makes a chain, without rules.
-    AddChain(TableId, String, Option<Base>),
-    /// Removes all rules of a chain.
-    FlushChain(TableId, String),
-    /// Appends a rule to a chain.
-    AddRule(TableId, String, Rule),
-    /// Adds elements to a set; its type is given with it.
-    AddElements(TableId, String, Set),
-    /// Removes elements from a set; its type is given with it.
-    DeleteElements(TableId, String, Set),
-}
-
-/// The transaction that makes `observed` equal to `wanted`; `None` is the absence of the table.
-///
-/// A chain whose rules differ is emptied and written anew; where the types of chains or sets differ,
-/// the whole table is made anew. Both are atomic: no packet sees anything in between.
-#[must_use]
-pub fn diff_table(id: &TableId, observed: Option<&Table>, wanted: Option<&Table>) -> Vec<Op> {
-    match (observed, wanted) {
-        (None, None) => Vec::new(),
-        (Some(_), None) => vec![Op::DeleteTable(id.clone())],
-        (None, Some(wanted)) => create(id, wanted),
-        (Some(observed), Some(wanted)) if same_shape(observed, wanted) => {
-            update(id, observed, wanted)
-        }
-        (Some(_), Some(wanted)) => {
-            let mut ops = vec![Op::DeleteTable(id.clone())];
-            ops.extend(create(id, wanted));
-            ops
-        }
-    }
-}
-
-fn same_shape(observed: &Table, wanted: &Table) -> bool {
-    observed.chains.keys().eq(wanted.chains.keys())
-        && observed.sets.keys().eq(wanted.sets.keys())
-        && observed
-            .chains
-            .values()
-            .zip(wanted.chains.values())
-            .all(|(o, w)| o.base == w.base)
-        && observed
-            .sets
-            .values()
-            .zip(wanted.sets.values())
-            .all(|(o, w)| o.same_type(w))
-}
-
-fn create(id: &TableId, wanted: &Table) -> Vec<Op> {
-    let mut ops = vec![Op::AddTable(id.clone())];
-    for (name, set) in &wanted.sets {
-        ops.push(Op::AddSet(
-            id.clone(),
-            name.clone(),
-            Set {
-                elements: BTreeMap::new(),
-                ..set.clone()
-            },
-        ));
-        if !set.elements.is_empty() {
-            ops.push(Op::AddElements(id.clone(), name.clone(), set.clone()));
-        }
-    }
-    for (name, chain) in &wanted.chains {
-        ops.push(Op::AddChain(id.clone(), name.clone(), chain.base));
-    }
-    for (name, chain) in &wanted.chains {
-        ops.extend(
-            chain
-                .rules
-                .iter()
-                .map(|r| Op::AddRule(id.clone(), name.clone(), r.clone())),
-        );
-    }
-    ops
-}
-
-fn update(id: &TableId, observed: &Table, wanted: &Table) -> Vec<Op> {
-    let mut ops = Vec::new();
-    for ((name, have), want) in observed.sets.iter().zip(wanted.sets.values()) {
-        let only = |a: &Set, b: &Set| Set {
-            elements: a
-                .elements
-                .iter()
-                .filter(|(k, v)| b.elements.get(k) != Some(v))
-                .map(|(k, v)| (k.clone(), v.clone()))
-                .collect(),
-            ..a.clone()
-        };
-        let (gone, new) = (only(have, want), only(want, have));
-        if !gone.elements.is_empty() {
-            ops.push(Op::DeleteElements(id.clone(), name.clone(), gone));
-        }
-        if !new.elements.is_empty() {
-            ops.push(Op::AddElements(id.clone(), name.clone(), new));
-        }
-    }
-    for ((name, have), want) in observed.chains.iter().zip(wanted.chains.values()) {
-        if have.rules != want.rules {
-            ops.push(Op::FlushChain(id.clone(), name.clone()));
-            ops.extend(
-                want.rules
-                    .iter()
-                    .map(|r| Op::AddRule(id.clone(), name.clone(), r.clone())),
-            );
-        }
-    }
-    ops
-}
-
-/// Carries out a transaction on plain data, as the kernel would.
-pub fn apply(tables: &mut BTreeMap<TableId, Table>, ops: &[Op]) {
-    for op in ops {
-        match op {
-            Op::AddTable(id) => {
-                tables.entry(id.clone()).or_default();
-            }
-            Op::DeleteTable(id) => {
-                tables.remove(id);
-            }
-            Op::AddSet(id, name, set) => {
-                if let Some(table) = tables.get_mut(id) {
-                    table
-                        .sets
-                        .entry(name.clone())
-                        .or_insert_with(|| set.clone());
-                }
-            }
-            Op::AddChain(id, name, base) => {
-                if let Some(table) = tables.get_mut(id) {
-                    table.chains.entry(name.clone()).or_insert_with(|| Chain {
-                        base: *base,
-                        rules: Vec::new(),
-                    });
-                }
-            }
-            Op::FlushChain(id, name) => {
-                if let Some(chain) = tables.get_mut(id).and_then(|t| t.chains.get_mut(name)) {
-                    chain.rules.clear();
-                }
-            }
-            Op::AddRule(id, name, rule) => {
-                if let Some(chain) = tables.get_mut(id).and_then(|t| t.chains.get_mut(name)) {
-                    chain.rules.push(rule.clone());
-                }
-            }
-            Op::AddElements(id, name, set) => {
-                if let Some(have) = tables.get_mut(id).and_then(|t| t.sets.get_mut(name)) {
-                    have.elements.extend(set.elements.clone());
-                }
-            }
-            Op::DeleteElements(id, name, set) => {
-                if let Some(have) = tables.get_mut(id).and_then(|t| t.sets.get_mut(name)) {
-                    have.elements.retain(|k, _| !set.elements.contains_key(k));
-                }
-            }
         }
     }
 }
