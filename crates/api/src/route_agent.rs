@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::gateway::ConnectionStatus;
+use crate::gateway::{ConnectionStatus, LatencyRtt};
 use crate::{EndpointSpec, Object};
 
 /// `status` of a RouteAgent.
@@ -30,6 +30,13 @@ pub struct RemoteEndpoint {
     pub status_message: String,
     /// The Endpoint.
     pub spec: EndpointSpec,
+    /// How long pings to it take; absent unless it is connected.
+    #[serde(
+        rename = "latencyRTT",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub latency_rtt: Option<LatencyRtt>,
 }
 
 /// A condition that is not met.

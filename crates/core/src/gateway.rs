@@ -4,6 +4,7 @@
 //! there, and the differences are written.
 
 mod cable;
+mod health;
 mod objects;
 mod plan;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use strait_api::names::{CABLE_VXLAN, CABLE_VXLAN_6, LINK_ALIAS};
 use strait_api::{Cluster, ClusterId, Endpoint, Node, Object, ObjectKey};
 use strait_host::{Host, Owner};
 
+use crate::health::Results;
 use crate::machine::Machine;
 use crate::source::{Event, Source};
 use crate::time::Time;
@@ -43,7 +45,7 @@ pub struct Settings {
     pub port: u16,
     /// Whether there may be a NAT in front of this gateway.
     pub nat_enabled: bool,
-    /// Whether to publish a target for health checks.
+    /// Whether to publish a target for health checks, and to ping those of others.
     pub health_check: bool,
     /// Version of the software, for the Gateway object.
     pub version: String,
@@ -71,6 +73,8 @@ pub enum Input {
     BrokerEndpoints(Event<Entry<Endpoint>>),
     /// This Node.
     Nodes(Event<Node>),
+    /// Results of all health checks.
+    Health(Results),
     /// The whole of this host's networking, read anew.
     Host(Box<Host>),
     /// An object was written: as it was wanted, and as the server has it.
@@ -93,6 +97,7 @@ pub struct State {
     broker_clusters: Source<Entry<Cluster>>,
     broker_endpoints: Source<Entry<Endpoint>>,
     nodes: Source<Node>,
+    health: Results,
     host: Option<Host>,
     stored: Written,
 }
@@ -111,6 +116,7 @@ impl State {
             broker_clusters: Source::default(),
             broker_endpoints: Source::default(),
             nodes: Source::default(),
+            health: Results::default(),
             host: None,
             stored: Written::new(),
         }
@@ -128,6 +134,7 @@ impl Machine for State {
             Input::BrokerClusters(event) => self.broker_clusters.apply(event, now),
             Input::BrokerEndpoints(event) => self.broker_endpoints.apply(event, now),
             Input::Nodes(event) => self.nodes.apply(event, now),
+            Input::Health(results) => self.health = results,
             Input::Host(host) => self.host = Some(*host),
             Input::Stored { wanted, stored } => {
                 self.stored.insert(wanted.key.clone(), (wanted, stored));

@@ -5,6 +5,7 @@
 
 pub mod condition;
 pub mod gateway;
+pub mod health;
 pub mod local;
 pub mod machine;
 pub mod net;

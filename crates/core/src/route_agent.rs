@@ -4,6 +4,7 @@
 //! gives everything that the agent owns on the host, what it says of itself, and what is not as it should be.
 
 pub mod flows;
+mod health;
 mod nft;
 mod plan;
 mod routes;
@@ -22,6 +23,7 @@ use strait_api::{ClusterId, Endpoint, Node};
 use strait_host::nft::{TableFamily, TableId};
 use strait_host::{Host, Owner};
 
+use crate::health::Results;
 use crate::machine::Machine;
 use crate::source::{Event, Source};
 use crate::time::Time;
@@ -44,6 +46,8 @@ pub struct Settings {
     pub cluster_cidrs: Vec<IpNet>,
     /// Service CIDRs of this cluster.
     pub service_cidrs: Vec<IpNet>,
+    /// Whether other clusters' gateways are pinged.
+    pub health_check: bool,
     /// Version of the software, for the RouteAgent object.
     pub version: String,
 }
@@ -58,6 +62,8 @@ pub enum Input {
     Nodes(Event<Node>),
     /// RouteAgents of this cluster, by node name.
     Agents(Event<AgentInfo>),
+    /// Results of all health checks.
+    Health(Results),
     /// The whole of this host's networking, read anew.
     Host(Box<Host>),
     /// Time has passed.
@@ -71,6 +77,7 @@ pub struct State {
     endpoints: Source<Endpoint>,
     nodes: Source<Node>,
     agents: Source<AgentInfo>,
+    health: Results,
     host: Option<Host>,
     /// The active gateway, kept for a while after it is gone.
     gateway: Option<Endpoint>,
@@ -86,6 +93,7 @@ impl State {
             endpoints: Source::default(),
             nodes: Source::default(),
             agents: Source::default(),
+            health: Results::default(),
             host: None,
             gateway: None,
             gateway_lost: None,
@@ -102,6 +110,7 @@ impl Machine for State {
             Input::Endpoints(event) => self.endpoints.apply(event, now),
             Input::Nodes(event) => self.nodes.apply(event, now),
             Input::Agents(event) => self.agents.apply(event, now),
+            Input::Health(results) => self.health = results,
             Input::Host(host) => self.host = Some(*host),
             Input::Tick => {}
         }

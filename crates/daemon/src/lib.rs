@@ -1,6 +1,6 @@
 //! What every process of Strait shares: [`settings`] from the environment and flags, [`logs`], [`readiness`] and
 //! [`metrics`] behind one small [`http`] server, clients of the Kubernetes API that outlive it being away ([`kube`]),
-//! and an orderly end ([`drain`]).
+//! pings ([`ping`]), and an orderly end ([`drain`]).
 //!
 //! Nothing here decides anything about networking.
 
@@ -12,6 +12,7 @@ pub mod logs;
 pub mod member;
 pub mod metrics;
 pub mod objects;
+pub mod ping;
 pub mod readiness;
 pub mod report;
 mod secret;

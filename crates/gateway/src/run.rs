@@ -1,14 +1,16 @@
 //! The gateway as a process: its state in the main loop, and what it does with a plan beside the kernel.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::ArgMatches;
 use strait_core::gateway::{Input, ObjectChange, Plan, State, owner};
+use strait_core::health::Target;
 use strait_daemon::engine::Engine;
 use strait_daemon::http::Admin;
 use strait_daemon::kube::{broker_client, cluster_client};
-use strait_daemon::{Drain, Heartbeat, Metrics, Readiness};
+use strait_daemon::{Drain, Heartbeat, Metrics, Readiness, ping};
 use tokio::sync::{mpsc, watch};
 
 use crate::settings::Configuration;
@@ -19,6 +21,8 @@ use crate::{inputs, status, writer};
 const QUEUE: usize = 1024;
 /// Time between two passes over the kernel when nothing happens.
 const VERIFY: Duration = Duration::from_secs(60);
+/// How often round-trip times are written; the object is written as often for its heartbeat.
+const HEALTH_REFRESH: Duration = Duration::from_secs(5);
 
 /// Runs until SIGTERM or SIGINT. The cable stays, and so does what is published: a restart leaves no gap.
 ///
@@ -42,6 +46,7 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     let broker = broker_client(&configuration.broker).context("client of the broker's API")?;
     let (sender, inputs) = mpsc::channel(QUEUE);
     inputs::start(&cluster, &broker, &configuration.core, &sender);
+    let health_results = sender.clone();
     let (written, mut confirmations) = mpsc::unbounded_channel::<Stored>();
     tokio::spawn(async move {
         while let Some(Stored { wanted, stored }) = confirmations.recv().await {
@@ -51,6 +56,14 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
         }
     });
     let gateway = Gateway {
+        health: ping::start(
+            configuration.health.pings,
+            HEALTH_REFRESH,
+            &metrics,
+            health_results,
+            Input::Health,
+        )
+        .context("a thread for pings")?,
         status: status::start(cluster.clone(), metrics.clone()),
         local: writer::start("cluster", cluster, metrics.clone(), written.clone()),
         broker: writer::start("broker", broker, metrics.clone(), written),
@@ -72,6 +85,7 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
 }
 
 struct Gateway {
+    health: watch::Sender<BTreeSet<Target>>,
     status: watch::Sender<Option<strait_api::Object>>,
     local: watch::Sender<Vec<ObjectChange>>,
     broker: watch::Sender<Vec<ObjectChange>>,
@@ -79,6 +93,7 @@ struct Gateway {
 
 impl Gateway {
     fn carry_out(&self, plan: Plan) {
+        replace(&self.health, plan.health);
         replace(&self.local, plan.local);
         replace(&self.broker, plan.broker);
         if plan.gateway.is_some() {

@@ -2,16 +2,21 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgMatches, Command};
 use strait_core::gateway;
 use strait_daemon::kube::{BROKER, BrokerSettings};
 use strait_daemon::member::{MEMBER, Member};
+use strait_daemon::ping::{HEALTH, HealthSettings};
 use strait_daemon::settings::command as settings_command;
 use strait_daemon::{Setting, Settings, SettingsError, http, logs};
 
+/// What `SUBMARINER_HEALTHCHECKINTERVAL` counts here.
+const HEALTH_UNIT: Duration = Duration::from_secs(1);
+
 /// The settings of the gateway, beside those of every process.
-pub static TABLE: [Setting; 18] = [
+pub static TABLE: [Setting; 21] = [
     MEMBER[0],
     MEMBER[1],
     MEMBER[2],
@@ -36,12 +41,10 @@ pub static TABLE: [Setting; 18] = [
         "true or false",
     )
     .default("false"),
-    Setting::new(
-        "SUBMARINER_HEALTHCHECKENABLED",
-        "Whether to publish an address that others can ping",
-        "true or false",
-    )
-    .default("true"),
+    HEALTH[0],
+    HEALTH[1],
+    HEALTH[2],
+    HEALTH[3],
     Setting::new(
         "CE_IPSEC_NATTPORT",
         "UDP port of the cable",
@@ -80,6 +83,8 @@ pub struct Configuration {
     pub admin: SocketAddr,
     /// How to reach the broker.
     pub broker: BrokerSettings,
+    /// How other clusters' gateways are checked.
+    pub health: HealthSettings,
 }
 
 impl Configuration {
@@ -99,7 +104,7 @@ impl Configuration {
             }
         });
         let nat_enabled = s.bool("SUBMARINER_NATENABLED");
-        let health_check = s.bool("SUBMARINER_HEALTHCHECKENABLED");
+        let health = HealthSettings::read(&mut s, HEALTH_UNIT);
         let port = s.port("CE_IPSEC_NATTPORT");
         let kubeconfig = s.optional("KUBECONFIG", str::parse::<PathBuf>);
         let admin = http::address(&mut s);
@@ -107,7 +112,7 @@ impl Configuration {
         s.log();
         s.finish(|| {
             driver?;
-            let (member, broker) = (member?, broker?);
+            let (member, broker, health) = (member?, broker?, health?);
             Ok(Self {
                 core: gateway::Settings {
                     node: member.node,
@@ -119,12 +124,13 @@ impl Configuration {
                     service_cidrs: member.service_cidrs,
                     port: port?,
                     nat_enabled: nat_enabled?,
-                    health_check: health_check?,
+                    health_check: health.enabled,
                     version: env!("CARGO_PKG_VERSION").to_owned(),
                 },
                 kubeconfig: kubeconfig?,
                 admin: admin?,
                 broker,
+                health,
             })
         })
     }

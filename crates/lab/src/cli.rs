@@ -333,6 +333,7 @@ fn up(arguments: &Up, binary: &Path) -> Result<()> {
             .collect(),
         rp_filter: arguments.rp_filter,
         agents: !arguments.no_agents,
+        environment: Vec::new(),
     };
     let lab = Lab::up_detached(&options, binary, |step| {
         let _ = print(&format!("{step}\n"));

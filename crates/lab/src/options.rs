@@ -30,6 +30,8 @@ pub struct Options {
     pub rp_filter: RpFilter,
     /// Whether the route agents and gateways are started.
     pub agents: bool,
+    /// Variables for the route agents and gateways, beside those that they need; they win.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Default for Options {
@@ -42,6 +44,7 @@ impl Default for Options {
             cnis: vec![Cni::Bridge, Cni::Calico],
             rp_filter: RpFilter::Strict,
             agents: true,
+            environment: Vec::new(),
         }
     }
 }

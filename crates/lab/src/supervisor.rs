@@ -243,6 +243,7 @@ impl Lab {
                 .into_iter()
                 .map(|(name, value)| (name.to_owned(), value)),
         );
+        environment.extend(self.order.options.environment.iter().cloned());
         Ok(environment)
     }
 

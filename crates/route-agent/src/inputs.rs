@@ -12,9 +12,12 @@ use tokio::sync::mpsc;
 /// How many inputs wait for the main loop before the watches wait.
 const QUEUE: usize = 1024;
 
-/// Starts all watches.
+/// Starts all watches; further inputs go into the sender.
 #[must_use]
-pub fn start(client: &Client, settings: &Settings) -> mpsc::Receiver<Input> {
+pub fn start(
+    client: &Client,
+    settings: &Settings,
+) -> (mpsc::Sender<Input>, mpsc::Receiver<Input>) {
     let (sender, receiver) = mpsc::channel(QUEUE);
     let namespace = Some(settings.namespace.as_str());
     let endpoints = events(client, Kind::Endpoint, namespace, |o| Endpoint::parse(&o));
@@ -25,5 +28,5 @@ pub fn start(client: &Client, settings: &Settings) -> mpsc::Receiver<Input> {
         AgentInfo::parse(&o)
     });
     forward(agents.map(Input::Agents), &sender);
-    receiver
+    (sender, receiver)
 }

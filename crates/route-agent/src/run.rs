@@ -1,21 +1,26 @@
 //! The route agent as a process: its state in the main loop, and what becomes of a plan beside the kernel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::ArgMatches;
 use strait_core::route_agent::flows::FlowRules;
-use strait_core::route_agent::{Plan, State, owner};
+use strait_core::health::Target;
+use strait_core::route_agent::{Input, Plan, State, owner};
 use strait_daemon::engine::Engine;
 use strait_daemon::http::Admin;
 use strait_daemon::kube::cluster_client;
-use strait_daemon::{Drain, Heartbeat, Metrics, Readiness};
+use strait_daemon::{Drain, Heartbeat, Metrics, Readiness, ping};
 use strait_host::Change;
 use strait_kernel::Outcome;
 use tokio::sync::watch;
 
 use crate::settings::Configuration;
 use crate::{flows, inputs, status, uninstall};
+
+/// How often round-trip times are written at most (upstream `routeagent_driver/handlers/healthchecker`).
+const HEALTH_REFRESH: Duration = Duration::from_secs(60);
 
 /// Runs until SIGTERM or SIGINT. What it has put into the kernel stays.
 ///
@@ -39,8 +44,16 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     let client = cluster_client(configuration.kubeconfig.as_deref())
         .await
         .context("client of the cluster's API")?;
-    let inputs = inputs::start(&client, &configuration.core);
+    let (sender, inputs) = inputs::start(&client, &configuration.core);
     let mut agent = Agent {
+        health: ping::start(
+            configuration.health.pings,
+            HEALTH_REFRESH,
+            &metrics,
+            sender,
+            Input::Health,
+        )
+        .context("a thread for pings")?,
         status: status::start(client, metrics.clone()),
         flows: flows::start(metrics.clone()),
         told: Told::default(),
@@ -62,6 +75,7 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
 }
 
 struct Agent {
+    health: watch::Sender<BTreeSet<Target>>,
     status: watch::Sender<Option<strait_api::Object>>,
     flows: watch::Sender<Option<FlowRules>>,
     told: Told,
@@ -77,6 +91,11 @@ struct Told {
 impl Agent {
     fn carry_out(&mut self, plan: Plan, outcome: &Outcome) {
         self.told.tell(&plan);
+        self.health.send_if_modified(|targets| {
+            let changed = *targets != plan.health;
+            *targets = plan.health;
+            changed
+        });
         let new_rules = outcome.made.iter().any(|c| matches!(c, Change::Nft(_)));
         if new_rules || *self.flows.borrow() != plan.flows {
             self.flows.send_replace(plan.flows);

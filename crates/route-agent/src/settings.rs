@@ -2,15 +2,20 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgMatches, Command};
 use strait_core::route_agent;
 use strait_daemon::member::{MEMBER, Member};
+use strait_daemon::ping::{HEALTH, HealthSettings};
 use strait_daemon::settings::command as settings_command;
 use strait_daemon::{Setting, Settings, SettingsError, http, logs};
 
+/// What `SUBMARINER_HEALTHCHECKINTERVAL` counts here (upstream `routeagent_driver/main.go`).
+const HEALTH_UNIT: Duration = Duration::from_secs(60);
+
 /// The settings of the route agent, beside those of every process.
-pub static TABLE: [Setting; 10] = [
+pub static TABLE: [Setting; 14] = [
     MEMBER[0],
     MEMBER[1],
     MEMBER[2],
@@ -30,6 +35,10 @@ pub static TABLE: [Setting; 10] = [
         "true or false",
     )
     .default("false"),
+    HEALTH[0],
+    HEALTH[1],
+    HEALTH[2],
+    HEALTH[3],
     http::port("32782"),
 ];
 
@@ -62,7 +71,9 @@ pub struct Configuration {
     /// Where the admin server listens.
     pub admin: SocketAddr,
     /// Time between two passes over the kernel when nothing happens.
-    pub verify: std::time::Duration,
+    pub verify: Duration,
+    /// How other clusters' gateways are checked.
+    pub health: HealthSettings,
 }
 
 impl Configuration {
@@ -80,9 +91,10 @@ impl Configuration {
         if verify.is_ok_and(|v| v.is_zero()) {
             let _ = s.note("STRAIT_VERIFY_INTERVAL", "is zero");
         }
+        let health = HealthSettings::read(&mut s, HEALTH_UNIT);
         s.log();
         s.finish(|| {
-            let member = member?;
+            let (member, health) = (member?, health?);
             Ok(Self {
                 core: route_agent::Settings {
                     node: member.node,
@@ -91,11 +103,13 @@ impl Configuration {
                     cluster: member.cluster,
                     cluster_cidrs: member.cluster_cidrs,
                     service_cidrs: member.service_cidrs,
+                    health_check: health.enabled,
                     version: env!("CARGO_PKG_VERSION").to_owned(),
                 },
                 kubeconfig: kubeconfig?,
                 admin: admin?,
                 verify: verify?,
+                health,
             })
         })
     }

@@ -115,7 +115,7 @@ async fn look(matches: &ArgMatches) -> anyhow::Result<(Plan, Difference)> {
         .await
         .context("client of the cluster's API")?;
     let begun = Instant::now();
-    let mut inputs = inputs::start(&client, &configuration.core);
+    let (_, mut inputs) = inputs::start(&client, &configuration.core);
     let mut state = State::new(configuration.core);
     let mut reconciler = Reconciler::new(Kernel::connect().await.context("netlink")?, owner());
     let host = reconciler.observe().await.context("the kernel's state")?;

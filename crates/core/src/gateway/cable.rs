@@ -13,6 +13,7 @@ use strait_host::{
     Address, Family, Fdb, Link, LinkKind, Mac, Neighbour, Owned, Scope, Vxlan as VxlanLink, Wanted,
 };
 
+use super::health::Health;
 use crate::local::Underlay;
 use crate::net::ip_of;
 use crate::remote::Remote;
@@ -112,6 +113,7 @@ pub(super) fn wanted(
 pub(super) fn connections(
     underlays: &BTreeMap<Family, Underlay>,
     remotes: &[Remote<'_>],
+    health: &Health<'_>,
 ) -> Vec<Connection> {
     let mut connections = Vec::new();
     for remote in remotes {
@@ -122,6 +124,7 @@ pub(super) fn connections(
             endpoint: endpoint.spec.clone(),
             using_ip: using.map(|ip| ip.to_string()).unwrap_or_default(),
             using_nat: false,
+            latency_rtt: None,
         };
         if endpoint.backend != BACKEND {
             let message = format!(
@@ -137,7 +140,11 @@ pub(super) fn connections(
         let before = connections.len();
         for family in families {
             connections.push(match outer(endpoint, *family) {
-                Some(ip) => connection(ConnectionStatus::Connected, String::new(), Some(ip)),
+                Some(ip) => health.merged(
+                    connection(ConnectionStatus::Connected, String::new(), Some(ip)),
+                    remote,
+                    *family,
+                ),
                 None => {
                     let message = format!("the other side publishes no {family} address");
                     connection(ConnectionStatus::Error, message, None)

@@ -12,6 +12,7 @@ use strait_api::vtep::Vxlan;
 use strait_api::{ClusterSpec, Endpoint, EndpointSpec, Kind, Object, valid_name};
 use strait_host::{Family, Mac, Wanted};
 
+use super::health::Health;
 use super::objects::{
     ObjectChange, changes, from_broker, is_foreign_copy, is_own_on_broker, ordered, texts,
     to_broker,
@@ -20,7 +21,7 @@ use super::{State, cable};
 use crate::local::{Underlay, cni_address, every_link, seen, underlay};
 use crate::net::{of_family, overlap};
 use crate::remote::remotes;
-use crate::{Condition, Planned};
+use crate::{Condition, Planned, health};
 
 /// Everything that the gateway wants.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
@@ -31,6 +32,8 @@ pub struct Plan {
     pub local: Vec<ObjectChange>,
     /// Changes of objects on the broker.
     pub broker: Vec<ObjectChange>,
+    /// Whom to ping.
+    pub health: BTreeSet<health::Target>,
     /// Its Gateway object, without the time.
     pub gateway: Option<Object>,
     /// What is not as it should be, the worst first.
@@ -78,8 +81,18 @@ impl State {
                 ha_status: HaStatus::Active,
                 local_endpoint: own.spec.clone(),
                 status_failure: failures.join("; "),
-                connections: cable::connections(&own.underlays, &remotes),
+                connections: cable::connections(
+                    &own.underlays,
+                    &remotes,
+                    &Health {
+                        enabled: self.settings.health_check,
+                        results: &self.health,
+                    },
+                ),
             };
+            if self.settings.health_check {
+                plan.health = health::targets(&remotes, &self.settings.cluster_cidrs);
+            }
             let name = valid_name(&self.settings.hostname);
             plan.gateway = Some(
                 Object::new(Kind::Gateway, &self.settings.namespace, &name).with("status", &status),

@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use strait_api::gateway::ConnectionStatus;
 use strait_api::names::ANNOTATION_VTEP_MAC;
-use strait_api::route_agent::{Condition as StatusCondition, RemoteEndpoint, RouteAgentStatus};
+use strait_api::route_agent::{Condition as StatusCondition, RouteAgentStatus};
 use strait_api::vtep::Vxlan;
 use strait_api::{Kind, Object};
 use strait_host::{Family, Host, Mac, Owned, Wanted};
@@ -17,7 +16,7 @@ use super::{State, nft, routes, table};
 use crate::local::{every_link, seen};
 use crate::net::of_family;
 use crate::remote::{Remote, remotes};
-use crate::{Condition, Planned};
+use crate::{Condition, Planned, health};
 
 /// Everything that the route agent wants.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
@@ -32,6 +31,8 @@ pub struct Plan {
     pub flows: Option<FlowRules>,
     /// The CNI addresses found, with their links: for the log line when one is found, changes or goes.
     pub cni: BTreeMap<Family, (IpAddr, String)>,
+    /// Whom to ping.
+    pub health: BTreeSet<health::Target>,
     /// What this node is, for logs.
     pub role: &'static str,
 }
@@ -73,6 +74,7 @@ impl State {
         Plan {
             wanted: self.wanted(host, &families),
             object: Some(self.object(&families, &remotes, &conditions)),
+            health: self.health_targets(&remotes),
             flows: Some(self.flow_rules(host, &families)),
             cni: families
                 .iter()
@@ -407,14 +409,7 @@ impl State {
         let status = RouteAgentStatus {
             version: self.settings.version.clone(),
             status_failure: text.join("; "),
-            remote_endpoints: remotes
-                .iter()
-                .map(|r| RemoteEndpoint {
-                    status: ConnectionStatus::None,
-                    status_message: "Health checks are not part of this version".to_owned(),
-                    spec: r.endpoint.spec.clone(),
-                })
-                .collect(),
+            remote_endpoints: self.remote_endpoints(remotes),
             conditions: conditions
                 .iter()
                 .map(|c| StatusCondition {

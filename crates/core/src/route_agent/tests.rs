@@ -29,6 +29,7 @@ fn settings(node: &str) -> Settings {
         cluster: "east".parse().unwrap(),
         cluster_cidrs: vec!["10.1.0.0/16".parse().unwrap()],
         service_cidrs: vec!["10.101.0.0/16".parse().unwrap()],
+        health_check: true,
         version: "test".into(),
     }
 }

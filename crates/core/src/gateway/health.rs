@@ -1,0 +1,50 @@
+//! Health checks of other clusters' gateways, as the Gateway object tells of them.
+
+use strait_api::gateway::{Connection, ConnectionStatus};
+use strait_host::Family;
+
+use crate::health::{Results, target};
+use crate::remote::Remote;
+
+/// What is known of other gateways beside the cable.
+pub(super) struct Health<'a> {
+    /// Whether they are pinged.
+    pub enabled: bool,
+    /// What came of it.
+    pub results: &'a Results,
+}
+
+impl Health<'_> {
+    /// The connection, with what pings say of it. The cable counts until there is a result (upstream
+    /// `cableengine/syncer`).
+    pub(super) fn merged(
+        &self,
+        mut connection: Connection,
+        remote: &Remote<'_>,
+        family: Family,
+    ) -> Connection {
+        let Some(target) = target(remote, family).filter(|_| self.enabled) else {
+            return connection;
+        };
+        let report = match &target {
+            Ok(target) => self.results.get(target),
+            Err(why) => {
+                connection.status = ConnectionStatus::Error;
+                connection.status_message.clone_from(why);
+                None
+            }
+        };
+        let Some(report) = report else {
+            return connection;
+        };
+        connection.latency_rtt = report.rtt.map(|rtt| rtt.text());
+        match report.status {
+            ConnectionStatus::Error | ConnectionStatus::Connected => {
+                connection.status = report.status;
+                connection.status_message.clone_from(&report.message);
+            }
+            ConnectionStatus::Connecting | ConnectionStatus::None => {}
+        }
+        connection
+    }
+}

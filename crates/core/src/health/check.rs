@@ -1,0 +1,160 @@
+//! The health check of one target.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use strait_api::gateway::ConnectionStatus;
+
+use super::rtt::Window;
+use super::{Report, Settings};
+use crate::Time;
+
+/// The first pause while there was no reply yet.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// A ping that was not answered for so long is lost; one that was followed by the next one too.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How many unanswered pings are remembered: replies to older ones don't count.
+const REMEMBERED: usize = 64;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Check {
+    address: IpAddr,
+    status: ConnectionStatus,
+    /// Sequence number of the next ping.
+    next: u32,
+    send_at: Time,
+    /// When the newest ping is lost, if that would be one too many.
+    judge_at: Option<Time>,
+    pause: Duration,
+    /// Pings that wait for a reply, the oldest first.
+    waiting: VecDeque<(u32, Time)>,
+    /// Pings since the last reply.
+    unanswered: u32,
+    /// Why the newest ping could not be sent.
+    failure: Option<String>,
+    window: Window,
+    sent: u64,
+    received: u64,
+}
+
+impl Check {
+    pub(super) fn new(address: IpAddr, first: u32, now: Time, settings: &Settings) -> Self {
+        Self {
+            address,
+            status: ConnectionStatus::Connecting,
+            next: first,
+            send_at: now,
+            judge_at: None,
+            pause: settings.interval.min(FIRST_PAUSE),
+            waiting: VecDeque::new(),
+            unanswered: 0,
+            failure: None,
+            window: Window::default(),
+            sent: 0,
+            received: 0,
+        }
+    }
+
+    pub(super) fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    pub(super) fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// When there is something to do.
+    pub(super) fn wake(&self) -> Time {
+        self.judge_at
+            .map_or(self.send_at, |at| at.min(self.send_at))
+    }
+
+    /// Whether a ping is due.
+    pub(super) fn is_due(&self, now: Time) -> bool {
+        self.send_at <= now
+    }
+
+    /// Takes the newest ping for lost if its time is over; whether the status changed.
+    pub(super) fn judge(&mut self, now: Time, settings: &Settings) -> bool {
+        if self.wake() > now || self.unanswered <= settings.max_losses {
+            return false;
+        }
+        self.judge_at = None;
+        let changed = self.status != ConnectionStatus::Error;
+        self.status = ConnectionStatus::Error;
+        changed
+    }
+
+    /// The sequence number of the ping that is sent now.
+    pub(super) fn send(&mut self, now: Time, settings: &Settings) -> u32 {
+        let sequence = self.next;
+        self.next = self.next.wrapping_add(1);
+        self.send_at = self.send_at + self.pause;
+        if self.send_at <= now {
+            // The clock was ahead of us: pings that were missed are not made up for.
+            self.send_at = now + self.pause;
+        }
+        if self.received == 0 {
+            self.pause = self.pause.saturating_mul(2).min(settings.interval);
+        }
+        if self.waiting.len() == REMEMBERED {
+            self.waiting.pop_front();
+        }
+        self.waiting.push_back((sequence, now));
+        self.sent += 1;
+        self.unanswered = self.unanswered.saturating_add(1);
+        self.failure = None;
+        let too_many = self.unanswered > settings.max_losses;
+        self.judge_at = (too_many && self.status != ConnectionStatus::Error)
+            .then(|| now + PATIENCE.min(settings.interval));
+        sequence
+    }
+
+    /// A ping could not be sent: nobody will reply.
+    pub(super) fn failed(&mut self, sequence: u32, why: &str) {
+        self.waiting.retain(|(waiting, _)| *waiting != sequence);
+        self.failure = Some(why.to_owned());
+    }
+
+    /// A reply came; whether the status changed. One to a ping that does not wait for one is ignored: it is a
+    /// duplicate, too old, or made up.
+    pub(super) fn reply(&mut self, sequence: u32, now: Time, settings: &Settings) -> bool {
+        let Some(at) = self.waiting.iter().position(|(s, _)| *s == sequence) else {
+            return false;
+        };
+        if let Some((_, sent)) = self.waiting.remove(at) {
+            self.window.add(now.0.saturating_sub(sent.0));
+        }
+        self.received += 1;
+        self.unanswered = 0;
+        self.failure = None;
+        self.judge_at = None;
+        self.pause = settings.interval;
+        let changed = self.status != ConnectionStatus::Connected;
+        self.status = ConnectionStatus::Connected;
+        changed
+    }
+
+    pub(super) fn report(&self) -> Report {
+        // Upstream's words, and where the kernel said something, the kernel's.
+        let message = match self.status {
+            ConnectionStatus::Error => {
+                let ip = self.address;
+                let why = self.failure.iter().map(|why| format!(": {why}"));
+                let why: String = why.collect();
+                format!("Failed to successfully ping the remote endpoint IP \"{ip}\"{why}")
+            }
+            ConnectionStatus::Connected | ConnectionStatus::Connecting | ConnectionStatus::None => {
+                String::new()
+            }
+        };
+        Report {
+            status: self.status,
+            message,
+            rtt: self.window.rtt(),
+            sent: self.sent,
+            received: self.received,
+        }
+    }
+}

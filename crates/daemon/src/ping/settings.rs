@@ -1,0 +1,81 @@
+//! What a process is told of health checks.
+
+use std::time::Duration;
+
+use strait_core::health;
+
+use crate::settings::Noted;
+use crate::{Setting, Settings};
+
+/// The settings that [`HealthSettings::read`] reads; they must be in the process's table.
+pub static HEALTH: [Setting; 4] = [
+    Setting::new(
+        "SUBMARINER_HEALTHCHECKENABLED",
+        "Whether other clusters' gateways are pinged",
+        "true or false",
+    )
+    .default("true"),
+    Setting::new(
+        "SUBMARINER_HEALTHCHECKINTERVAL",
+        "Time between two pings of a gateway: seconds on gateways, minutes on other nodes; 0 means 1",
+        "a whole number, 0 or more",
+    )
+    .default("1"),
+    Setting::new(
+        "SUBMARINER_HEALTHCHECKMAXPACKETLOSSCOUNT",
+        "How many pings in a row may be lost before a connection is in error; 0 means 5",
+        "a whole number, 0 or more",
+    )
+    .default("5"),
+    Setting::new(
+        "STRAIT_HEALTHCHECK_INTERVAL_MS",
+        "Milliseconds between two pings of a gateway, instead of SUBMARINER_HEALTHCHECKINTERVAL",
+        "a whole number, 10 or more",
+    ),
+];
+
+/// Upstream's interval and number of losses where 0 is given (`submariner-operator`: `0` stands for "not set").
+const DEFAULT_INTERVAL: u32 = 1;
+const DEFAULT_LOSSES: u32 = 5;
+/// The shortest interval.
+const SHORTEST: Duration = Duration::from_millis(10);
+
+/// How other clusters' gateways are checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HealthSettings {
+    /// Whether they are.
+    pub enabled: bool,
+    /// How.
+    pub pings: health::Settings,
+}
+
+impl HealthSettings {
+    /// Reads the settings of [`HEALTH`]; `unit` is what the interval counts.
+    ///
+    /// # Errors
+    /// [`Noted`] if any of them is wrong; all are read first.
+    pub fn read(s: &mut Settings, unit: Duration) -> Result<Self, Noted> {
+        let enabled = s.bool("SUBMARINER_HEALTHCHECKENABLED");
+        let interval = s.optional("SUBMARINER_HEALTHCHECKINTERVAL", str::parse::<u32>);
+        let losses = s.optional(
+            "SUBMARINER_HEALTHCHECKMAXPACKETLOSSCOUNT",
+            str::parse::<u32>,
+        );
+        let exact = s.optional("STRAIT_HEALTHCHECK_INTERVAL_MS", |text| {
+            match text.parse().map(Duration::from_millis) {
+                Ok(interval) if interval < SHORTEST => Err("is too short".to_owned()),
+                Ok(interval) => Ok(interval),
+                Err(error) => Err(error.to_string()),
+            }
+        });
+        let (enabled, interval, losses, exact) = (enabled?, interval?, losses?, exact?);
+        let units = interval.filter(|n| *n > 0).unwrap_or(DEFAULT_INTERVAL);
+        Ok(Self {
+            enabled,
+            pings: health::Settings {
+                interval: exact.unwrap_or(unit.saturating_mul(units)),
+                max_losses: losses.filter(|n| *n > 0).unwrap_or(DEFAULT_LOSSES),
+            },
+        })
+    }
+}

@@ -1,0 +1,145 @@
+//! The sockets: one per family, opened when the first ping of that family is sent.
+
+use std::future::pending;
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use strait_core::health::Ping;
+use strait_host::Family;
+use tokio::net::UdpSocket;
+
+use super::packet::{reply, request};
+
+/// Packets that are read in one turn at most: a flood of ICMP shall not keep us from sending.
+const TURN: usize = 256;
+/// More than any reply to us has; the rest of longer packets is cut off.
+const BUFFER: usize = 128;
+
+/// The sockets of both families.
+pub(super) struct Sockets {
+    nonce: u64,
+    v4: Option<Open>,
+    v6: Option<Open>,
+}
+
+struct Open {
+    // Any datagram socket: only its address matters, and ICMP has no ports.
+    socket: UdpSocket,
+    /// Whether what is read begins with an IPv4 header.
+    headed: bool,
+}
+
+impl Sockets {
+    pub(super) fn new(nonce: u64) -> Self {
+        Self {
+            nonce,
+            v4: None,
+            v6: None,
+        }
+    }
+
+    /// Sends a ping.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(super) fn send(&mut self, ping: &Ping) -> io::Result<()> {
+        let family = Family::of(ping.to);
+        let packet = request(family, ping, self.nonce);
+        let slot = self.slot(family);
+        let open = match slot {
+            Some(open) => open,
+            None => slot.insert(Open::new(family)?),
+        };
+        let to = SocketAddr::new(ping.to, 0);
+        // Readiness is not waited for: a ping that is late measures nothing.
+        SockRef::from(&open.socket).send_to(&packet, &to.into())?;
+        Ok(())
+    }
+
+    /// Waits until there is something to read.
+    pub(super) async fn readable(&self) {
+        tokio::select! {
+            () = Open::readable(self.v4.as_ref()) => {}
+            () = Open::readable(self.v6.as_ref()) => {}
+        }
+    }
+
+    /// Gives the replies that have come, with where from and when. What is no reply to us is dropped.
+    pub(super) fn receive(&mut self, mut take: impl FnMut(u64, IpAddr, Instant)) {
+        let nonce = self.nonce;
+        for family in Family::ALL {
+            let slot = self.slot(family);
+            if let Some(open) = slot
+                && let Err(error) = open.receive(family, nonce, &mut take)
+            {
+                tracing::warn!(%family, %error, "the socket for pings can't be read; it is opened anew");
+                *slot = None;
+            }
+        }
+    }
+
+    fn slot(&mut self, family: Family) -> &mut Option<Open> {
+        match family {
+            Family::V4 => &mut self.v4,
+            Family::V6 => &mut self.v6,
+        }
+    }
+}
+
+impl Open {
+    /// A datagram socket where `net.ipv4.ping_group_range` lets us, since it gets nothing but replies to its own
+    /// requests; else a raw one, which needs CAP_NET_RAW.
+    fn new(family: Family) -> io::Result<Self> {
+        let (domain, protocol) = match family {
+            Family::V4 => (Domain::IPV4, Protocol::ICMPV4),
+            Family::V6 => (Domain::IPV6, Protocol::ICMPV6),
+        };
+        let (socket, raw) = match Socket::new(domain, Type::DGRAM, Some(protocol)) {
+            Ok(socket) => (socket, false),
+            Err(_) => (Socket::new(domain, Type::RAW, Some(protocol))?, true),
+        };
+        socket.set_nonblocking(true)?;
+        let socket = std::net::UdpSocket::from(OwnedFd::from(socket));
+        tracing::debug!(%family, raw, "the socket for pings is open");
+        Ok(Self {
+            socket: UdpSocket::from_std(socket)?,
+            headed: raw && family == Family::V4,
+        })
+    }
+
+    async fn readable(open: Option<&Self>) {
+        match open {
+            // An error shows itself when it is read.
+            Some(open) => {
+                let _ = open.socket.readable().await;
+            }
+            None => pending().await,
+        }
+    }
+
+    fn receive(
+        &self,
+        family: Family,
+        nonce: u64,
+        mut take: impl FnMut(u64, IpAddr, Instant),
+    ) -> io::Result<()> {
+        let mut buffer = [0; BUFFER];
+        for _ in 0..TURN {
+            match self.socket.try_recv_from(&mut buffer) {
+                Ok((length, from)) => {
+                    let bytes = buffer.get(..length).unwrap_or_default();
+                    if let Some(token) = reply(family, self.headed, bytes, nonce) {
+                        take(token, from.ip(), Instant::now());
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,200 @@
+//! Pings on real sockets, in namespaces of the tests' own: this kernel's replies are the judge.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::process::Command;
+use std::time::Duration;
+
+use strait_core::health::Report;
+use strait_netns::Namespace;
+use tokio::time::timeout;
+
+use super::*;
+
+const SETTINGS: Settings = Settings {
+    interval: Duration::from_millis(20),
+    max_losses: 3,
+};
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn target(cluster: &str, address: &str) -> Target {
+    let address: IpAddr = address.parse().unwrap();
+    Target {
+        endpoint: format!("{cluster}-cable"),
+        family: Family::of(address),
+        cluster: cluster.parse().unwrap(),
+        address,
+    }
+}
+
+fn sh(script: &str) {
+    let output = Command::new("sh").args(["-ec", script]).output().unwrap();
+    assert!(output.status.success(), "{script}: {output:?}");
+}
+
+/// A namespace with a loopback that is up, and addresses on it.
+fn namespace(ping_group_range: &str) -> Namespace {
+    let namespace = Namespace::new().unwrap();
+    namespace
+        .run(|| {
+            sh("ip link set lo up; ip address add 10.2.1.1/32 dev lo; ip address add fd00:2::1/128 dev lo nodad");
+            std::fs::write("/proc/sys/net/ipv4/ping_group_range", ping_group_range).unwrap();
+        })
+        .unwrap();
+    namespace
+}
+
+/// Waits for results in which `good` holds of every target.
+async fn until(
+    results: &mut mpsc::Receiver<Results>,
+    good: impl Fn(&Target, &Report) -> bool,
+) -> Results {
+    timeout(PATIENCE, async {
+        loop {
+            let results = results.recv().await.unwrap();
+            if results.iter().all(|(target, report)| good(target, report)) {
+                return results;
+            }
+        }
+    })
+    .await
+    .unwrap()
+}
+
+fn connected(_: &Target, report: &Report) -> bool {
+    report.status == ConnectionStatus::Connected
+}
+
+fn in_error(_: &Target, report: &Report) -> bool {
+    report.status == ConnectionStatus::Error
+}
+
+/// The sockets of the namespace's kind that `ss` sees: `(datagram, raw)`.
+fn sockets() -> (usize, usize) {
+    let count = |file: &str| {
+        let text = std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap();
+        text.lines().count() - 1
+    };
+    (count("icmp") + count("icmp6"), count("raw") + count("raw6"))
+}
+
+fn both_families_are_pinged_and_losses_are_seen(ping_group_range: &str, raw: bool) {
+    let metrics = Metrics::new("test");
+    namespace(ping_group_range)
+        .run_async(async || {
+            let (to, mut results) = mpsc::channel(16);
+            let refresh = Duration::from_millis(300);
+            let targets = start(SETTINGS, refresh, &metrics, to, |results| results).unwrap();
+            let all: BTreeSet<Target> = [
+                target("west", "10.2.1.1"),
+                target("north", "fd00:2::1"),
+            ]
+            .into();
+            targets.send_replace(all.clone());
+            let first = until(&mut results, connected).await;
+            assert_eq!(first.keys().cloned().collect::<BTreeSet<_>>(), all);
+            for report in first.values() {
+                let rtt = report.rtt.unwrap();
+                assert!(rtt.min > Duration::ZERO && rtt.max < Duration::from_secs(1), "{rtt:?}");
+            }
+            assert_eq!(sockets(), if raw { (0, 2) } else { (2, 0) });
+            let text = metrics.text();
+            for (cluster, family) in [("west", "v4"), ("north", "v6")] {
+                let labels = format!("{{cluster=\"{cluster}\",family=\"{family}\"}}");
+                assert!(text.contains(&format!("strait_health_connected{labels} 1\n")), "{text}");
+                assert!(text.contains(&format!("strait_health_rtt_seconds{labels} 0.")), "{text}");
+            }
+            // Figures are told anew though no status changes.
+            let later = until(&mut results, |_, report| report.received > 10).await;
+            assert!(later.values().all(|report| report.status == ConnectionStatus::Connected));
+            sh("nft 'table inet cut { chain input { type filter hook input priority 0; meta l4proto { icmp, icmpv6 } drop; }; }'");
+            let cut = until(&mut results, in_error).await;
+            assert_eq!(
+                cut[&target("west", "10.2.1.1")].message,
+                "Failed to successfully ping the remote endpoint IP \"10.2.1.1\""
+            );
+            sh("nft delete table inet cut");
+            until(&mut results, connected).await;
+            targets.send_replace(BTreeSet::from([target("west", "10.2.1.1")]));
+            let one = timeout(PATIENCE, async {
+                loop {
+                    let results = results.recv().await.unwrap();
+                    if results.len() == 1 {
+                        return results;
+                    }
+                }
+            });
+            one.await.unwrap();
+            assert!(!metrics.text().contains("north"), "{}", metrics.text());
+        })
+        .unwrap();
+}
+
+#[test]
+fn with_raw_sockets_both_families_are_pinged_and_losses_are_seen() {
+    both_families_are_pinged_and_losses_are_seen("1 0", true);
+}
+
+#[test]
+fn where_the_kernel_allows_it_datagram_sockets_do_the_same() {
+    both_families_are_pinged_and_losses_are_seen("0 0", false);
+}
+
+#[test]
+fn pings_that_the_kernel_refuses_are_an_error_with_its_words() {
+    let metrics = Metrics::new("test");
+    namespace("1 0")
+        .run_async(async || {
+            let (to, mut results) = mpsc::channel(16);
+            let targets = start(SETTINGS, PATIENCE, &metrics, to, |results| results).unwrap();
+            targets.send_replace(BTreeSet::from([target("west", "10.9.9.9")]));
+            let cut = until(&mut results, in_error).await;
+            let message = &cut[&target("west", "10.9.9.9")].message;
+            assert!(message.contains("Network is unreachable"), "{message}");
+            sh("ip address add 10.9.9.9/32 dev lo");
+            until(&mut results, connected).await;
+        })
+        .unwrap();
+}
+
+#[test]
+fn a_flood_of_foreign_echoes_disturbs_nothing() {
+    let metrics = Metrics::new("test");
+    namespace("1 0")
+        .run_async(async || {
+            let (to, mut results) = mpsc::channel(16);
+            let refresh = Duration::from_millis(100);
+            let targets = start(SETTINGS, refresh, &metrics, to, |results| results).unwrap();
+            targets.send_replace(BTreeSet::from([target("west", "10.2.1.1")]));
+            until(&mut results, connected).await;
+            let flood = tokio::task::spawn_blocking(move || {
+                // Requests, replies, and what is neither: the driver's raw socket gets all of it.
+                let foreign = socket2::Socket::new(
+                    socket2::Domain::IPV4,
+                    socket2::Type::RAW,
+                    Some(socket2::Protocol::ICMPV4),
+                )
+                .unwrap();
+                let to: std::net::SocketAddr = "10.2.1.1:0".parse().unwrap();
+                for n in 0..5_000u32 {
+                    let mut bytes = vec![0; (n % 60) as usize];
+                    for (at, byte) in bytes.iter_mut().enumerate() {
+                        *byte = (n.wrapping_mul(2_654_435_761) >> (at % 24)) as u8;
+                    }
+                    if let Some(first) = bytes.first_mut() {
+                        *first = if n % 2 == 0 { 0 } else { *first };
+                    }
+                    let _ = foreign.send_to(&bytes, &to.into());
+                }
+            });
+            // The task's thread must be in the namespace: it is the runtime's own.
+            flood.await.unwrap();
+            let later = until(&mut results, |_, report| report.received > 20).await;
+            assert!(
+                later
+                    .values()
+                    .all(|report| report.status == ConnectionStatus::Connected)
+            );
+        })
+        .unwrap();
+}

@@ -1,0 +1,175 @@
+//! What users see of the way to other clusters: health checks in the objects that tools read.
+
+#![cfg(feature = "lab")]
+#![allow(clippy::expect_used, reason = "helpers of tests fail the test")]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::joined;
+use serde_json::Value;
+use strait_lab::{Lab, Options, Role};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const OBJECTS: &str = "/apis/submariner.io/v1/namespaces/submariner-operator";
+const INTERVAL_MS: u64 = 200;
+
+fn quick(purpose: &str, more: &[(&str, &str)]) -> Lab {
+    let interval = INTERVAL_MS.to_string();
+    let environment = [("STRAIT_HEALTHCHECK_INTERVAL_MS", interval.as_str())];
+    let environment = environment.iter().chain(more);
+    joined(
+        purpose,
+        Options {
+            nodes: 2,
+            environment: environment
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+            ..Options::default()
+        },
+    )
+}
+
+fn object(lab: &Lab, kind: &str, node: &str) -> Value {
+    let cluster = node.split('-').next().expect("a cluster");
+    let path = format!("{OBJECTS}/{kind}/{node}");
+    lab.api(cluster, "GET", &path, &Value::Null)
+        .expect("the object")["status"]
+        .clone()
+}
+
+/// What a worker says of the other cluster.
+fn remote_endpoint(lab: &Lab, node: &str) -> Value {
+    object(lab, "routeagents", node)["remoteEndpoints"][0].clone()
+}
+
+/// What a gateway says of the other cluster.
+fn connection(lab: &Lab, node: &str) -> Value {
+    object(lab, "gateways", node)["connections"][0].clone()
+}
+
+/// Waits until `good` holds of what `look` gives.
+fn until(what: &str, look: impl Fn() -> Value, good: impl Fn(&Value) -> bool) -> Value {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let seen = look();
+        if good(&seen) {
+            return seen;
+        }
+        assert!(Instant::now() < deadline, "{what}: {seen:#}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn is(status: &'static str) -> impl Fn(&Value) -> bool {
+    move |seen| seen["status"] == status
+}
+
+/// Milliseconds of a duration as Go writes it, which must be between 1 ns and 1 s.
+fn milliseconds(text: &Value) -> f64 {
+    let text = text.as_str().expect("a text");
+    let units = [("ms", 1.0), ("µs", 1e-3), ("ns", 1e-6)];
+    let (number, unit) = units
+        .iter()
+        .find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)))
+        .expect(text);
+    let number: f64 = number.parse().expect(text);
+    number * unit
+}
+
+fn assert_figures(of: &Value) {
+    let rtt = &of["latencyRTT"];
+    let [last, min, average, max] =
+        ["last", "min", "average", "max"].map(|name| milliseconds(&rtt[name]));
+    assert!(0.0 < min && min <= average && average <= max, "{rtt}");
+    assert!(min <= last && last <= max, "{rtt}");
+    assert!(rtt["stdDev"].is_string(), "{rtt}");
+}
+
+fn metrics(lab: &Lab, node: &str, role: Role) -> String {
+    lab.page(node, role, "/metrics").expect("a page")
+}
+
+#[test]
+fn workers_and_gateways_tell_whether_the_other_cluster_answers_and_how_fast() {
+    let lab = quick("health", &[]);
+    let west = lab.topology().node("west-1").expect("a node").1.clone();
+    for node in ["east-2", "west-2"] {
+        let seen = until(node, || remote_endpoint(&lab, node), is("connected"));
+        assert_eq!(seen["statusMessage"], "");
+        assert_figures(&seen);
+    }
+    for node in ["east-1", "west-1"] {
+        let seen = until(
+            node,
+            || connection(&lab, node),
+            |seen| is("connected")(seen) && seen["latencyRTT"].is_object(),
+        );
+        assert_figures(&seen);
+        let none = remote_endpoint(&lab, node);
+        assert_eq!(none["status"], "none");
+        assert_eq!(
+            none["statusMessage"],
+            "Health check is not performed on gateway nodes"
+        );
+    }
+    let gauge = "strait_health_connected{cluster=\"west\",family=\"v4\"}";
+    for (node, role) in [("east-1", Role::Gateway), ("east-2", Role::RouteAgent)] {
+        let text = metrics(&lab, node, role);
+        assert!(text.contains(&format!("{gauge} 1\n")), "{text}");
+    }
+    // The other cluster's gateway stops answering: its pods' network does not, but no user of it can tell.
+    let drop = "add table inet cut; \
+         add chain inet cut input { type filter hook input priority -300; }; \
+         add rule inet cut input icmp type echo-request drop";
+    lab.exec("west-1", &["nft", drop]).expect("nft");
+    let cut = Instant::now();
+    let message = format!(
+        "Failed to successfully ping the remote endpoint IP \"{}\"",
+        west.cni_address
+    );
+    let worker = until("cut", || remote_endpoint(&lab, "east-2"), is("error"));
+    let gateway = until("cut", || connection(&lab, "east-1"), is("error"));
+    let took = cut.elapsed();
+    assert_eq!(worker["statusMessage"], message);
+    assert_eq!(gateway["statusMessage"], message);
+    // Six pings must be lost first, and then it is told at once, not with the figures' next turn.
+    let least = Duration::from_millis(5 * INTERVAL_MS);
+    assert!(
+        took >= least && took < least + Duration::from_secs(3),
+        "{took:?}"
+    );
+    let text = metrics(&lab, "east-2", Role::RouteAgent);
+    assert!(text.contains(&format!("{gauge} 0\n")), "{text}");
+    // Only that way is hurt.
+    assert_eq!(remote_endpoint(&lab, "west-2")["status"], "connected");
+    assert_eq!(connection(&lab, "west-1")["status"], "connected");
+    lab.exec("west-1", &["nft", "delete table inet cut"])
+        .expect("nft");
+    let worker = until(
+        "healed",
+        || remote_endpoint(&lab, "east-2"),
+        is("connected"),
+    );
+    let gateway = until("healed", || connection(&lab, "east-1"), is("connected"));
+    assert_eq!(worker["statusMessage"], "");
+    assert_eq!(gateway["statusMessage"], "");
+    assert_figures(&worker);
+    assert_figures(&gateway);
+}
+
+#[test]
+fn health_checks_that_are_switched_off_send_nothing_and_say_so() {
+    let lab = quick("unhealthy", &[("SUBMARINER_HEALTHCHECKENABLED", "false")]);
+    for node in ["east-1", "east-2"] {
+        let none = until(node, || remote_endpoint(&lab, node), is("none"));
+        assert_eq!(none["statusMessage"], "Health check is not enabled");
+    }
+    let connection = connection(&lab, "east-1");
+    assert_eq!(connection["status"], "connected");
+    assert_eq!(connection["latencyRTT"], Value::Null);
+    assert_eq!(connection["endpoint"]["healthCheckIP"], Value::Null);
+    let text = metrics(&lab, "east-1", Role::Gateway);
+    assert!(!text.contains("strait_health_connected{"), "{text}");
+}
