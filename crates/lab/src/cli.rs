@@ -17,7 +17,7 @@ use crate::probe::{Probe, Transport};
 use crate::process::Role;
 use crate::sandbox::{self, SELF};
 use crate::state::StateDir;
-use crate::{demo, exec, pod, status, supervisor};
+use crate::{bench, demo, exec, pod, status, supervisor};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -145,6 +145,21 @@ enum Action {
         /// How many seconds after the boot the CNI comes
         #[arg(long, default_value_t = 8.0)]
         cni_after: f64,
+    },
+    /// Measure how fast events reach the kernel, and what the way between clusters carries
+    Bench {
+        /// How often each event is measured
+        #[arg(long, default_value_t = 200)]
+        runs: u32,
+        /// How often each throughput is measured
+        #[arg(long, default_value_t = 7)]
+        rounds: u32,
+        /// How many seconds each throughput is measured
+        #[arg(long, default_value_t = 2)]
+        seconds: u32,
+        /// Print JSON with all samples instead of a Markdown table
+        #[arg(long)]
+        json: bool,
     },
     /// End a lab, and remove everything of it
     Down {
@@ -309,6 +324,19 @@ pub fn main(matches: &ArgMatches) -> Result<ExitCode> {
                     print(&format!("no lab '{name}' was running\n"))?;
                 }
             }
+        }
+        Action::Bench {
+            runs,
+            rounds,
+            seconds,
+            json,
+        } => {
+            let effort = bench::Effort {
+                runs,
+                rounds,
+                seconds,
+            };
+            return bench::run(binary, effort, json);
         }
         Action::Demo { cni_after } => return demo::run(binary, seconds(cni_after)?),
         Action::Sandbox { order } => return sandbox::sandbox(&order),

@@ -12,6 +12,8 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::{Pid, chdir};
 
+use strait_netns::Inside;
+
 use crate::client::Lab;
 use crate::netns;
 use crate::state::StateDir;
@@ -38,7 +40,7 @@ pub(crate) fn exec(lab: &Lab, place: &str, command: &[OsString]) -> Result<ExitC
     }
     netns::host_name(place)?.enter()?;
     netns::find(place)?.enter()?;
-    // Ctrl-C on the terminal reaches the command itself; the rest is passed on. The command starts with an empty mask. A
+    // Ctrl-C on the terminal reaches the command itself; the rest is passed on. A
     // thread that waits would be simpler, but who has left for another pid namespace gets no more threads.
     let mut signals = SigSet::empty();
     for signal in [
@@ -54,6 +56,7 @@ pub(crate) fn exec(lab: &Lab, place: &str, command: &[OsString]) -> Result<ExitC
     let child = Command::new(program)
         .args(arguments)
         .env("STRAIT_LAB", lab.name())
+        .bound_to_parent()
         .spawn();
     let mut child =
         child.with_context(|| format!("cannot run {} on {place}", program.display()))?;

@@ -7,6 +7,7 @@
 //! [`topology`] says who is where. The lab is built with iproute2 and nftables, so that what the agents do with their own netlink
 //! code is judged by somebody else's.
 
+mod bench;
 mod build;
 mod cli;
 mod client;

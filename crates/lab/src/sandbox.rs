@@ -18,6 +18,7 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::SigSet;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, getegid, geteuid, setsid};
 
@@ -120,6 +121,8 @@ impl Starting {
 /// `strait lab sandbox`: leaves the caller's namespaces.
 pub(crate) fn sandbox(order: &str) -> Result<ExitCode> {
     let Order { dir, .. } = serde_json::from_str(order).context("not an order for a sandbox")?;
+    // The caller may have blocked signals, and children inherit that.
+    SigSet::empty().thread_set_mask()?;
     // The first process of a session and group of its own: Ctrl-C in the caller's terminal is not for it.
     let _ = setsid();
     let spaces = CloneFlags::CLONE_NEWNS

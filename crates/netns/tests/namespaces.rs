@@ -153,6 +153,27 @@ fn a_command_sees_the_host_name_it_was_given() {
 }
 
 #[test]
+fn a_command_bound_to_its_parent_has_no_signal_blocked_and_ends_with_it() {
+    use nix::sys::signal::{SigSet, Signal};
+    let start = || {
+        let mut signals = SigSet::empty();
+        signals.add(Signal::SIGTERM);
+        signals.thread_block().unwrap();
+        let mut command = std::process::Command::new("sleep");
+        let child = command.arg("60").bound_to_parent().spawn().unwrap();
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        let mask = status
+            .lines()
+            .find(|line| line.starts_with("SigBlk:"))
+            .unwrap();
+        assert!(mask.ends_with("\t0000000000000000"), "{mask}");
+        child
+    };
+    let mut child = std::thread::spawn(start).join().unwrap();
+    assert_eq!(child.wait().unwrap().code(), None);
+}
+
+#[test]
 fn entering_what_is_no_namespace_is_an_error() {
     let file = Namespace::from_path("/proc/self/status").unwrap();
     let error = file.run(|| ()).unwrap_err().to_string();

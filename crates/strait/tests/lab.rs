@@ -65,6 +65,17 @@ fn ends(namespace: &str) -> bool {
     false
 }
 
+fn eventually(mut holds: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < deadline {
+        if holds() {
+            return true;
+        }
+        sleep(Duration::from_millis(20));
+    }
+    false
+}
+
 fn directory(lab: &Lab) -> std::path::PathBuf {
     lab.logs().parent().expect("a directory").to_owned()
 }
@@ -206,6 +217,16 @@ fn exec_is_like_being_there() {
     assert_eq!(output.stderr, b"bad\n");
     let killed = lab.command("east-1", ["sh", "-c", "kill -9 $$"]).output();
     assert_eq!(killed.unwrap().status.code(), Some(137));
+    for (signal, code) in [("-TERM", Some(143)), ("-KILL", None)] {
+        let mut child = lab.command("east-1", ["sleep", "987"]).spawn().unwrap();
+        let sleeps = || lab.exec("east-1", &["pgrep", "-fx", "sleep 987"]).is_ok();
+        assert!(eventually(sleeps));
+        let pid = child.id().to_string();
+        let kill = Command::new("kill").args([signal, &pid]).status();
+        assert!(kill.unwrap().success());
+        assert_eq!(child.wait().unwrap().code(), code, "{signal}");
+        assert!(eventually(|| !sleeps()), "{signal}: the command lives on");
+    }
     let nobody = lab.command("east-9", ["true"]).output().unwrap();
     let message = error(&nobody);
     assert!(message.contains("no 'east-9' in lab"), "{message}");

@@ -1,0 +1,111 @@
+//! `strait lab bench`: how fast, as figures. A benchmark, never a test: it judges nothing.
+
+mod events;
+mod figure;
+mod throughput;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::cli::print;
+use crate::client::Lab;
+use crate::matrix::{self, Tried};
+use crate::options::Options;
+use crate::signals;
+use figure::{Figure, Unit};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How much to measure.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Effort {
+    /// How often each event is measured.
+    pub(crate) runs: u32,
+    /// How often each throughput is measured.
+    pub(crate) rounds: u32,
+    /// How long each throughput is measured, seconds.
+    pub(crate) seconds: u32,
+}
+
+/// Measures everything; prints Markdown, or JSON.
+pub(crate) fn run(binary: &Path, effort: Effort, json: bool) -> Result<ExitCode> {
+    let options = Options {
+        name: format!("bench-{}", std::process::id()),
+        ..Options::default()
+    };
+    let figures = signals::ending(&options.name, || measure(&options, binary, effort))?;
+    if json {
+        print(&(serde_json::to_string_pretty(&figures)? + "\n"))?;
+    } else {
+        print(&figure::markdown(&figures))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn measure(options: &Options, binary: &Path, effort: Effort) -> Result<Vec<Figure>> {
+    let mut figures = Vec::new();
+    let start = Instant::now();
+    let lab = Lab::up(options, binary, |_| ())?;
+    lab.wait_until_joined(PATIENCE)?;
+    let tried: Vec<Tried> = matrix::ways(lab.topology())
+        .iter()
+        .map(|way| way.attempt(&lab))
+        .collect::<Result<_>>()?;
+    anyhow::ensure!(
+        tried.iter().all(Tried::good),
+        "not every way works:\n{}",
+        matrix::render(&tried)
+    );
+    figures.push(Figure::new(
+        "the demo's way from start to its table",
+        "<= 30 s",
+        Unit::Seconds,
+        vec![start.elapsed().as_secs_f64()],
+    ));
+
+    for (node, kind, address, length) in [
+        ("east-2", "bridge CNI", "10.101.2.7", 24),
+        ("west-2", "Calico-like CNI", "10.102.2.7", 32),
+    ] {
+        let samples = events::cni_address(&lab, node, address, length, effort.runs)?;
+        let name =
+            format!("CNI address set on its interface -> SNAT rule in the kernel, worker, {kind}");
+        figures.push(Figure::new(
+            &name,
+            "p99 <= 50 ms",
+            Unit::Milliseconds,
+            samples,
+        ));
+    }
+    let samples = events::endpoint(&lab, effort.runs)?;
+    let name = "remote Endpoint created on the broker -> route in the kernel of every node (six, of two clusters)";
+    figures.push(Figure::new(
+        name,
+        "p99 <= 100 ms",
+        Unit::Milliseconds,
+        samples,
+    ));
+    figures.extend(throughput::figures(&lab, effort)?);
+    Ok(figures)
+}
+
+/// Ends a command that runs in the lab.
+fn end(child: &mut std::process::Child) {
+    // The command in the lab ends with the one that started it; both end with the lab in any case.
+    let _ = child.kill().and_then(|()| child.wait());
+}
+
+/// The name of the first pod of a node.
+fn pod(lab: &Lab, node: &str) -> Result<(String, std::net::Ipv4Addr)> {
+    let pod = lab
+        .topology()
+        .node(node)?
+        .1
+        .pods
+        .first()
+        .context("a node without pods")?;
+    Ok((pod.name.clone(), pod.address))
+}
