@@ -3,6 +3,7 @@
 //! The kernel of the node, the Endpoints, the Nodes and the other agents are folded into [`State`]; [`State::plan`]
 //! gives everything that the agent owns on the host, what it says of itself, and what is not as it should be.
 
+mod firewall;
 pub mod flows;
 mod health;
 mod nft;
@@ -21,7 +22,7 @@ use strait_api::names::{LINK_ALIAS, NFT_TABLE, NODE_VXLAN, NODE_VXLAN_6, ROUTE_P
 use strait_api::route_agent::AgentInfo;
 use strait_api::{ClusterId, Endpoint, Node};
 use strait_host::nft::{TableFamily, TableId};
-use strait_host::{Host, Owner};
+use strait_host::{Filtering, Host, Owner};
 
 use crate::health::Results;
 use crate::machine::Machine;
@@ -66,6 +67,8 @@ pub enum Input {
     Health(Results),
     /// The whole of this host's networking, read anew.
     Host(Box<Host>),
+    /// What filters packets on this host, and what our rules have counted.
+    Filtering(Filtering),
     /// Time has passed.
     Tick,
 }
@@ -79,6 +82,7 @@ pub struct State {
     agents: Source<AgentInfo>,
     health: Results,
     host: Option<Host>,
+    firewall: firewall::Firewall,
     /// The active gateway, kept for a while after it is gone.
     gateway: Option<Endpoint>,
     gateway_lost: Option<Time>,
@@ -95,6 +99,7 @@ impl State {
             agents: Source::default(),
             health: Results::default(),
             host: None,
+            firewall: firewall::Firewall::default(),
             gateway: None,
             gateway_lost: None,
         }
@@ -112,11 +117,13 @@ impl Machine for State {
             Input::Agents(event) => self.agents.apply(event, now),
             Input::Health(results) => self.health = results,
             Input::Host(host) => self.host = Some(*host),
+            Input::Filtering(seen) => self.firewall.apply(seen, now),
             Input::Tick => {}
         }
         self.endpoints.tick(now);
         self.nodes.tick(now);
         self.agents.tick(now);
+        self.firewall.tick(now);
         self.follow_gateway(now);
     }
 
@@ -128,7 +135,10 @@ impl Machine for State {
         ];
         sources
             .into_iter()
-            .chain([self.gateway_lost.map(|lost| lost + GATEWAY_GRACE)])
+            .chain([
+                self.gateway_lost.map(|lost| lost + GATEWAY_GRACE),
+                self.firewall.deadline(),
+            ])
             .flatten()
             .min()
     }

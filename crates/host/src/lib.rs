@@ -10,6 +10,7 @@
 pub mod change;
 pub mod contention;
 pub mod diff;
+pub mod firewall;
 pub mod link;
 pub mod nft;
 pub mod route;
@@ -20,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use change::{Change, Stage};
 pub use contention::Contention;
 pub use diff::{Conflict, Difference, diff};
+pub use firewall::{BaseChain, Filtering};
 pub use link::{Address, Fdb, Link, LinkKind, Mac, Neighbour, Scope, Vxlan};
 pub use route::{Hop, Route, RouteKind, Rule, TABLE_MAIN};
 use serde::{Deserialize, Serialize};

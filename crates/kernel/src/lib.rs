@@ -31,7 +31,7 @@ pub use error::{Error, Failure};
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_SOCK_DIAG};
 pub use reconciler::{Outcome, Reconciler};
 use strait_host::nft::TableId;
-use strait_host::{Change, Host};
+use strait_host::{Change, Family, Filtering, Host};
 pub use tcp::TcpSocket;
 pub use watch::{Event, Watch};
 
@@ -119,6 +119,20 @@ impl Kernel {
         conntrack::delete(&mut self.nf, flow)
     }
 
+    /// What filters packets here, whoever made it, and what the rules of a table have counted; of rules with the same
+    /// comment, the sum.
+    ///
+    /// # Errors
+    /// [`Error::Unsteady`] if the rules changed during each of several attempts, else what the kernel says.
+    pub async fn filtering(&mut self, table: &TableId) -> Result<Filtering, Error> {
+        tokio::task::yield_now().await;
+        Ok(Filtering {
+            chains: nft::base_chains(&mut self.nf)?,
+            legacy: Family::ALL.into_iter().filter(has_legacy).collect(),
+            counted: nft::counters(&mut self.nf, table)?,
+        })
+    }
+
     /// The TCP sockets of both families that have, or seek, another end, and that `keep` wants.
     ///
     /// # Errors
@@ -154,4 +168,15 @@ impl Kernel {
     pub fn watch(&self) -> Result<Watch, Error> {
         Watch::open()
     }
+}
+
+/// Whether the iptables of before nftables has a `filter` table here; its rules can't be read by netlink.
+fn has_legacy(family: &Family) -> bool {
+    let name = match family {
+        Family::V4 => "ip_tables_names",
+        Family::V6 => "ip6_tables_names",
+    };
+    // As with /proc/sys/net, what counts is the calling thread's namespace.
+    std::fs::read_to_string(format!("/proc/thread-self/net/{name}"))
+        .is_ok_and(|names| names.lines().any(|name| name == "filter"))
 }

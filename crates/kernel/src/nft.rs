@@ -4,6 +4,7 @@
 
 mod batch;
 mod expression;
+mod foreign;
 mod message;
 mod object;
 mod read;
@@ -11,6 +12,7 @@ mod set;
 mod statement;
 
 pub(crate) use batch::commit;
+pub(crate) use foreign::{base_chains, counters};
 pub(crate) use read::list;
 
 /// Reads the same bytes as each kind of object.

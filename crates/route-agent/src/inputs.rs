@@ -14,10 +14,7 @@ const QUEUE: usize = 1024;
 
 /// Starts all watches; further inputs go into the sender.
 #[must_use]
-pub fn start(
-    client: &Client,
-    settings: &Settings,
-) -> (mpsc::Sender<Input>, mpsc::Receiver<Input>) {
+pub fn start(client: &Client, settings: &Settings) -> (mpsc::Sender<Input>, mpsc::Receiver<Input>) {
     let (sender, receiver) = mpsc::channel(QUEUE);
     let namespace = Some(settings.namespace.as_str());
     let endpoints = events(client, Kind::Endpoint, namespace, |o| Endpoint::parse(&o));

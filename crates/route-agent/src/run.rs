@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::ArgMatches;
-use strait_core::route_agent::flows::FlowRules;
 use strait_core::health::Target;
+use strait_core::route_agent::flows::FlowRules;
 use strait_core::route_agent::{Input, Plan, State, owner};
 use strait_daemon::engine::Engine;
 use strait_daemon::http::Admin;
@@ -17,7 +17,7 @@ use strait_kernel::Outcome;
 use tokio::sync::watch;
 
 use crate::settings::Configuration;
-use crate::{flows, inputs, status, uninstall};
+use crate::{firewall, flows, inputs, status, uninstall};
 
 /// How often round-trip times are written at most (upstream `routeagent_driver/handlers/healthchecker`).
 const HEALTH_REFRESH: Duration = Duration::from_secs(60);
@@ -45,6 +45,7 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
         .await
         .context("client of the cluster's API")?;
     let (sender, inputs) = inputs::start(&client, &configuration.core);
+    firewall::start(configuration.verify, sender.clone(), metrics.clone());
     let mut agent = Agent {
         health: ping::start(
             configuration.health.pings,

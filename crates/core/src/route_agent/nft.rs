@@ -7,6 +7,7 @@ use strait_api::names::NODE_VXLAN_PORT;
 use strait_host::Family;
 use strait_host::nft::{Base, Chain, ChainKind, Field, Hook, Rule, Set, Statement, Table, Value};
 
+use super::firewall::{forward_comment, tunnel_comment};
 use super::view::FamilyView;
 
 /// The lowest priority that the kernel takes for NAT (net/netfilter/nf_tables_api.c: above `NF_IP_PRI_CONNTRACK`,
@@ -14,6 +15,16 @@ use super::view::FamilyView;
 const NAT_PRIORITY: i32 = -199;
 /// `NF_IP_PRI_MANGLE`: after connection tracking, before the filters of others.
 const EARLY_PRIORITY: i32 = -150;
+
+/// `NF_IP_PRI_CONNTRACK_DEFRAG` is −400, `NF_IP_PRI_RAW` −300: before all filters but those.
+const FIRST_PRIORITY: i32 = -300;
+/// `NF_IP_PRI_LAST`: what others drop in a hook does not arrive here.
+const LAST_PRIORITY: i32 = i32::MAX;
+/// Chains that count what passes through and what enters before and after others' filters.
+pub(super) const FORWARD_FIRST: &str = "forward-first";
+pub(super) const FORWARD_LAST: &str = "forward-last";
+pub(super) const INPUT_FIRST: &str = "tunnels";
+pub(super) const INPUT_LAST: &str = "input-last";
 
 /// `NFPROTO_IPV4`, `NFPROTO_IPV6` (linux/netfilter.h).
 const fn protocol(family: Family) -> u32 {
@@ -99,12 +110,39 @@ pub(super) fn table(v: &Variables<'_>) -> Table {
             ),
         ),
         (
-            "tunnels",
+            INPUT_FIRST,
             chain(
                 ChainKind::Filter,
                 Hook::Input,
                 EARLY_PRIORITY,
-                tunnel_rules(v),
+                [tunnel_rules(v), counted_tunnels(v)].concat(),
+            ),
+        ),
+        (
+            INPUT_LAST,
+            chain(
+                ChainKind::Filter,
+                Hook::Input,
+                LAST_PRIORITY,
+                counted_tunnels(v),
+            ),
+        ),
+        (
+            FORWARD_FIRST,
+            chain(
+                ChainKind::Filter,
+                Hook::Forward,
+                FIRST_PRIORITY,
+                counted_forwards(v),
+            ),
+        ),
+        (
+            FORWARD_LAST,
+            chain(
+                ChainKind::Filter,
+                Hook::Forward,
+                LAST_PRIORITY,
+                counted_forwards(v),
             ),
         ),
         (
@@ -231,6 +269,43 @@ fn tunnel_rules(v: &Variables<'_>) -> Vec<Rule> {
                 *port,
                 "peers",
             );
+        }
+    }
+    rules
+}
+
+/// What arrives in tunnels; strangers were dropped before.
+fn counted_tunnels(v: &Variables<'_>) -> Vec<Rule> {
+    let ports = || {
+        [NODE_VXLAN_PORT]
+            .into_iter()
+            .chain(v.cable.iter().map(|c| c.0))
+    };
+    let each = v
+        .families
+        .iter()
+        .flat_map(|view| ports().map(|port| (view.family, port)));
+    let count = |(f, port): (Family, u16)| {
+        let statements = [
+            family(f),
+            number(Field::Transport, UDP),
+            number(Field::DestinationPort, port.into()),
+            Statement::Counter,
+        ];
+        rule(&tunnel_comment(f, port), statements)
+    };
+    each.map(count).collect()
+}
+
+/// What passes through between clusters.
+fn counted_forwards(v: &Variables<'_>) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for view in v.families {
+        let f = view.family;
+        let remote = name("remote", f);
+        for (is_from, side) in [(false, to(f, &remote)), (true, from(f, &remote))] {
+            let statements = [family(f), side, Statement::Counter];
+            rules.push(rule(&forward_comment(f, is_from), statements));
         }
     }
     rules

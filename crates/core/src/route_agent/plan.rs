@@ -377,6 +377,9 @@ impl State {
             conditions.extend(collisions(view));
             conditions.extend(self.vtep_mismatch(view));
         }
+        let subnets = families.iter().flat_map(FamilyView::subnets).collect();
+        let port = self.cable(families, host).map(|(port, _)| port);
+        conditions.extend(self.firewall.conditions(&subnets, port));
         conditions
     }
 

@@ -9,6 +9,8 @@ const DATA: u16 = 2;
 /// `NFTA_VERDICT_*`.
 const VERDICT_CODE: u16 = 1;
 const VERDICT_CHAIN: u16 = 2;
+/// `NFTA_COUNTER_PACKETS`.
+const COUNTER_PACKETS: u16 = 2;
 /// `NFT_REG_VERDICT` and `NFT_REG_1`.
 const VERDICT: u32 = 0;
 const REGISTER: u32 = 1;
@@ -308,6 +310,17 @@ fn immediate(d: Data<'_>) -> Option<Expression> {
         code: verdict.find(VERDICT_CODE).and_then(be32_of)?.cast_signed(),
         chain: verdict.find(VERDICT_CHAIN).map(text_of),
     })
+}
+
+/// Packets that the counters among a rule's expressions have counted; `None` if there is none.
+pub(super) fn counted(list: Attrs<'_>) -> Option<u64> {
+    let counters = list.filter_map(|(_, one)| {
+        let one = Attrs(one);
+        (one.find(NAME).map(text_of)? == "counter").then_some(())?;
+        let packets = one.inside(DATA)?.find(COUNTER_PACKETS)?;
+        Some(u64::from_be_bytes(packets.try_into().ok()?))
+    });
+    counters.reduce(u64::saturating_add)
 }
 
 /// For whoever reads what was found in the place of a rule of ours.

@@ -115,6 +115,18 @@ fn hook_number(hook: Hook) -> u32 {
     number as u32
 }
 
+/// The hook of a number of the IP families.
+pub(super) fn hook_of(number: u32) -> Option<Hook> {
+    let hooks = [
+        Hook::Prerouting,
+        Hook::Input,
+        Hook::Forward,
+        Hook::Output,
+        Hook::Postrouting,
+    ];
+    hooks.into_iter().find(|hook| hook_number(*hook) == number)
+}
+
 fn kind_name(kind: ChainKind) -> &'static str {
     match kind {
         ChainKind::Filter => "filter",
@@ -132,20 +144,11 @@ pub(super) fn decode_base(attrs: Attrs<'_>) -> Result<Option<Base>, String> {
     let kind = attrs.find(CHAIN_TYPE).map(text_of).unwrap_or_default();
     let policy = attrs.find(CHAIN_POLICY).and_then(be32_of);
     let base = || {
-        let hooks = [
-            Hook::Prerouting,
-            Hook::Input,
-            Hook::Forward,
-            Hook::Output,
-            Hook::Postrouting,
-        ];
         let kinds = [ChainKind::Filter, ChainKind::Nat, ChainKind::Route];
         (policy.unwrap_or(libc::NF_ACCEPT as u32) == libc::NF_ACCEPT as u32).then_some(())?;
         Some(Base {
             kind: kinds.into_iter().find(|k| kind_name(*k) == kind)?,
-            hook: hooks
-                .into_iter()
-                .find(|h| Some(hook_number(*h)) == number)?,
+            hook: hook_of(number?)?,
             priority: hook.find(HOOK_PRIORITY).and_then(be32_of)?.cast_signed(),
         })
     };
@@ -186,8 +189,13 @@ pub(super) fn decode_rule(attrs: Attrs<'_>) -> Rule {
     let expressions = super::expression::Expression::decode_all(list);
     Rule {
         statements: statement::raise(&expressions),
-        comment: comment(attrs.find(RULE_USERDATA).unwrap_or_default()),
+        comment: comment_of(attrs),
     }
+}
+
+/// A rule's comment; empty if it has none.
+pub(super) fn comment_of(attrs: Attrs<'_>) -> String {
+    comment(attrs.find(RULE_USERDATA).unwrap_or_default())
 }
 
 fn comment(mut userdata: &[u8]) -> String {

@@ -121,7 +121,7 @@ fn foreign(table: &mut Table, what: String) {
 }
 
 /// What a dump yields of one table; the kernel may give more than was asked for.
-fn listed(
+pub(super) fn listed(
     socket: &mut Socket,
     kind: i32,
     id: &TableId,

@@ -1,0 +1,404 @@
+//! Others' packet filters, judged by their effect: what our rules count first in a hook must also arrive at its end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use strait_api::names::NODE_VXLAN_PORT;
+use strait_host::nft::Hook;
+use strait_host::{BaseChain, Family, Filtering};
+
+use super::nft::{FORWARD_FIRST, FORWARD_LAST, INPUT_FIRST, INPUT_LAST};
+use super::table;
+use crate::Condition;
+use crate::time::Time;
+
+/// Packets that are lost, and none that arrives, before it is said: one or two may be somebody's policy or chance.
+const ENOUGH: u64 = 5;
+/// How long it is said after the last packet that was lost.
+const MEMORY: Duration = Duration::from_secs(300);
+/// Prefixes that a command is given for; a message has a limited length.
+const NAMED: usize = 3;
+
+/// What of our packets gets through others' filters.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Firewall {
+    /// By the chain that counts first, and comment.
+    tracks: BTreeMap<(&'static str, String), Track>,
+    chains: Vec<BaseChain>,
+    legacy: BTreeSet<Family>,
+}
+
+/// One kind of packet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Track {
+    first: u64,
+    last: u64,
+    /// Lost since one arrived.
+    lost: u64,
+    /// When enough were lost, and none has arrived since.
+    dropping: Option<Time>,
+}
+
+impl Firewall {
+    pub(super) fn apply(&mut self, seen: Filtering, now: Time) {
+        let mut tracks = BTreeMap::new();
+        for (first, last) in [(FORWARD_FIRST, FORWARD_LAST), (INPUT_FIRST, INPUT_LAST)] {
+            let counted = |chain: &str, comment: &str| {
+                seen.counted.get(&(chain.to_owned(), comment.to_owned()))
+            };
+            for (chain, comment) in seen.counted.keys().filter(|(chain, _)| chain == first) {
+                let Some(arrived) = counted(last, comment) else {
+                    continue;
+                };
+                let Some(begun) = counted(chain, comment) else {
+                    continue;
+                };
+                let key = (first, comment.clone());
+                let mut track = self.tracks.get(&key).copied().unwrap_or_default();
+                track.count(*begun, *arrived, now);
+                tracks.insert(key, track);
+            }
+        }
+        self.tracks = tracks;
+        self.chains = seen.chains;
+        self.legacy = seen.legacy;
+    }
+
+    /// Forgets what was long ago.
+    pub(super) fn tick(&mut self, now: Time) {
+        for track in self.tracks.values_mut() {
+            if track.dropping.is_some_and(|at| at + MEMORY <= now) {
+                track.dropping = None;
+                track.lost = 0;
+            }
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Time> {
+        let dropping = self.tracks.values().filter_map(|t| t.dropping);
+        dropping.min().map(|at| at + MEMORY)
+    }
+
+    /// What is dropped, and the command that would let it through.
+    pub(super) fn conditions(
+        &self,
+        subnets: &BTreeSet<IpNet>,
+        cable: Option<u16>,
+    ) -> Vec<Condition> {
+        let mut all = Vec::new();
+        for (chain, name, hook) in [
+            (FORWARD_FIRST, "ForwardPolicyDrop", Hook::Forward),
+            (INPUT_FIRST, "TunnelInputDrop", Hook::Input),
+        ] {
+            let dropped: Vec<&str> = self
+                .tracks
+                .iter()
+                .filter(|((first, _), track)| *first == chain && track.dropping.is_some())
+                .map(|((_, comment), _)| comment.as_str())
+                .collect();
+            if dropped.is_empty() {
+                continue;
+            }
+            let lets: Vec<Let> = match hook {
+                Hook::Forward => forwards(&dropped, subnets),
+                Hook::Input | Hook::Prerouting | Hook::Output | Hook::Postrouting => {
+                    inputs(&dropped, cable)
+                }
+            };
+            let way = match hook {
+                Hook::Forward => "passes",
+                Hook::Input | Hook::Prerouting | Hook::Output | Hook::Postrouting => "enters",
+            };
+            let message = format!(
+                "a packet filter of this host drops all that {way} of: {}. {}",
+                dropped.join(", "),
+                self.remedy(hook, &lets)
+            );
+            all.push(Condition::degraded(name, message));
+        }
+        all
+    }
+
+    /// Which filters there are, and what to tell them.
+    fn remedy(&self, hook: Hook, lets: &[Let]) -> String {
+        let families: BTreeSet<Family> = lets.iter().map(Let::family).collect();
+        let ours = table();
+        let hooked: Vec<&BaseChain> = self
+            .chains
+            .iter()
+            .filter(|c| c.hook == hook && c.table != ours.name)
+            .filter(|c| c.family == "inet" || families.iter().any(|f| c.family == nft_family(*f)))
+            .collect();
+        let dropping: Vec<&BaseChain> = hooked.iter().copied().filter(|c| c.drops).collect();
+        let mut commands = Vec::new();
+        // A chain whose policy drops is the one; else it may be any of them.
+        for chain in if dropping.is_empty() {
+            &hooked
+        } else {
+            &dropping
+        } {
+            commands.extend(match (chain.family, chain.table.as_str()) {
+                ("inet", "firewalld") => firewalld(lets),
+                (_, "filter") if chain.name.chars().all(|c| c.is_ascii_uppercase()) => {
+                    iptables(lets, &chain.name, "nft", |f| nft_family(f) == chain.family)
+                }
+                _ => nftables(lets, chain),
+            });
+        }
+        if dropping.is_empty() {
+            let chain = if hook == Hook::Forward {
+                "FORWARD"
+            } else {
+                "INPUT"
+            };
+            commands.extend(iptables(lets, chain, "legacy", |f| {
+                self.legacy.contains(&f)
+            }));
+        }
+        let mut seen = BTreeSet::new();
+        commands.retain(|command| seen.insert(command.clone()));
+        if commands.is_empty() {
+            return "None is known to nftables or iptables: look for others, such as BPF programs"
+                .to_owned();
+        }
+        let several = if commands.iter().any(|c| c.starts_with("nft ")) && commands.len() > 1 {
+            "as far as it is that one that drops"
+        } else {
+            "and see that its configuration keeps it"
+        };
+        format!("To let it through, {several}: {}", commands.join("; "))
+    }
+}
+
+impl Track {
+    fn count(&mut self, first: u64, last: u64, now: Time) {
+        // A rule that was written anew counts from 0.
+        if first < self.first || last < self.last {
+            (self.first, self.last) = (0, 0);
+        }
+        let lost = first - self.first;
+        if last > self.last {
+            (self.lost, self.dropping) = (0, None);
+        } else if lost > 0 {
+            self.lost = self.lost.saturating_add(lost);
+            if self.lost >= ENOUGH {
+                self.dropping = Some(now);
+            }
+        }
+        (self.first, self.last) = (first, last);
+    }
+}
+
+/// What must be let through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Let {
+    /// From (or to) a prefix.
+    Net { from: bool, net: IpNet },
+    /// To a UDP port of this host.
+    Port(Family, u16),
+}
+
+impl Let {
+    fn family(&self) -> Family {
+        match self {
+            Self::Net { net, .. } => Family::of_net(net),
+            Self::Port(family, _) => *family,
+        }
+    }
+
+    fn iptables(&self) -> String {
+        match self {
+            Self::Net { from: true, net } => format!("-s {net}"),
+            Self::Net { from: false, net } => format!("-d {net}"),
+            Self::Port(_, port) => format!("-p udp --dport {port}"),
+        }
+    }
+
+    fn nft(&self) -> String {
+        let family = nft_family(self.family());
+        match self {
+            Self::Net { from: true, net } => format!("{family} saddr {net}"),
+            Self::Net { from: false, net } => format!("{family} daddr {net}"),
+            Self::Port(_, port) => format!("udp dport {port}"),
+        }
+    }
+}
+
+/// Comments of the rules that count what is forwarded.
+pub(super) fn forward_comment(family: Family, from: bool) -> String {
+    let side = if from { "from" } else { "to" };
+    format!("{family} {side} remote clusters")
+}
+
+/// Comments of the rules that count what arrives in tunnels.
+pub(super) fn tunnel_comment(family: Family, port: u16) -> String {
+    format!("{family} tunnels on UDP {port}")
+}
+
+fn forwards(dropped: &[&str], subnets: &BTreeSet<IpNet>) -> Vec<Let> {
+    let named = |family: Family| {
+        subnets
+            .iter()
+            .filter(move |net| Family::of_net(net) == family)
+            .take(NAMED)
+    };
+    let mut all = Vec::new();
+    for family in Family::ALL {
+        let hit = [false, true].map(|from| forward_comment(family, from));
+        if hit
+            .iter()
+            .any(|comment| dropped.contains(&comment.as_str()))
+        {
+            // Who drops the one way most likely drops the other too, once something gets there.
+            for from in [false, true] {
+                all.extend(named(family).map(|net| Let::Net { from, net: *net }));
+            }
+        }
+    }
+    all
+}
+
+fn inputs(dropped: &[&str], cable: Option<u16>) -> Vec<Let> {
+    let ports: BTreeSet<u16> = [NODE_VXLAN_PORT].into_iter().chain(cable).collect();
+    let hit = |family: Family| {
+        let of_port = |port: &u16| dropped.contains(&tunnel_comment(family, *port).as_str());
+        ports.iter().any(of_port)
+    };
+    let families = Family::ALL.into_iter().filter(|family| hit(*family));
+    families
+        .flat_map(|family| ports.iter().map(move |port| Let::Port(family, *port)))
+        .collect()
+}
+
+fn nft_family(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip6",
+    }
+}
+
+fn iptables(lets: &[Let], chain: &str, flavour: &str, has: impl Fn(Family) -> bool) -> Vec<String> {
+    lets.iter()
+        .filter(|one| has(one.family()))
+        .map(|one| {
+            let tool = match one.family() {
+                Family::V4 => "iptables",
+                Family::V6 => "ip6tables",
+            };
+            format!("{tool}-{flavour} -I {chain} {} -j ACCEPT", one.iptables())
+        })
+        .collect()
+}
+
+fn nftables(lets: &[Let], chain: &BaseChain) -> Vec<String> {
+    let BaseChain {
+        family,
+        table,
+        name,
+        ..
+    } = chain;
+    lets.iter()
+        .filter(|one| *family == "inet" || nft_family(one.family()) == *family)
+        .map(|one| {
+            format!(
+                "nft insert rule {family} {table} {name} {} accept",
+                one.nft()
+            )
+        })
+        .collect()
+}
+
+fn firewalld(lets: &[Let]) -> Vec<String> {
+    let mut commands: Vec<String> = lets
+        .iter()
+        .map(|one| match one {
+            Let::Net { net, .. } => {
+                format!("firewall-cmd --permanent --zone=trusted --add-source={net}")
+            }
+            Let::Port(_, port) => format!("firewall-cmd --permanent --add-port={port}/udp"),
+        })
+        .collect();
+    commands.push("firewall-cmd --reload".to_owned());
+    commands
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Time {
+        Time(Duration::from_secs(seconds))
+    }
+
+    fn seen(first: u64, last: u64, chains: &[(&'static str, &str, &str, bool)]) -> Filtering {
+        let comment = forward_comment(Family::V4, false);
+        let count = |chain: &str, n| ((chain.to_owned(), comment.clone()), n);
+        let chain = |c: &(&'static str, &str, &str, bool)| BaseChain {
+            family: c.0,
+            table: c.1.to_owned(),
+            name: c.2.to_owned(),
+            hook: Hook::Forward,
+            drops: c.3,
+        };
+        Filtering {
+            chains: chains.iter().map(chain).collect(),
+            legacy: BTreeSet::from([Family::V4]),
+            counted: [count(FORWARD_FIRST, first), count(FORWARD_LAST, last)].into(),
+        }
+    }
+
+    fn said(firewall: &Firewall) -> Option<String> {
+        let subnets = BTreeSet::from(["10.2.0.0/16".parse().unwrap()]);
+        let mut all = firewall.conditions(&subnets, None);
+        assert!(all.len() < 2, "{all:?}");
+        all.pop().map(|c| c.message)
+    }
+
+    #[test]
+    fn it_is_said_while_all_is_dropped_and_no_longer() {
+        let mut f = Firewall::default();
+        let mut told = |first, last, now| {
+            f.apply(seen(first, last, &[]), at(now));
+            f.tick(at(now));
+            said(&f).is_some()
+        };
+        assert!(!told(3, 3, 1), "all passes");
+        assert!(!told(7, 3, 2), "four may be chance");
+        assert!(told(9, 3, 3), "six are not");
+        assert!(told(9, 3, 4), "nothing new");
+        assert!(!told(10, 4, 5), "one has passed");
+        assert!(!told(14, 4, 6));
+        assert!(told(20, 4, 7));
+        assert!(told(5, 0, 8), "rules written anew count from 0");
+        assert!(!told(5, 0, 308), "long ago");
+        assert!(!told(1000, 1, 309), "some are a policy's");
+    }
+
+    #[test]
+    fn the_command_is_that_of_the_filter_that_is_there() {
+        let message = |chains: &[(&'static str, &str, &str, bool)]| {
+            let mut f = Firewall::default();
+            f.apply(seen(10, 0, chains), at(1));
+            said(&f).unwrap()
+        };
+        let legacy = "iptables-legacy -I FORWARD -d 10.2.0.0/16 -j ACCEPT";
+        assert!(message(&[]).contains(legacy));
+        assert!(message(&[("inet", "strait-route-agent", "forward-last", false)]).contains(legacy));
+        let nft = message(&[("ip", "filter", "FORWARD", true), ("ip", "x", "y", false)]);
+        assert!(
+            nft.contains(": iptables-nft -I FORWARD -d 10.2.0.0/16 -j ACCEPT"),
+            "{nft}"
+        );
+        assert!(!nft.contains("legacy") && !nft.contains(" x "), "{nft}");
+        let own = message(&[("inet", "mine", "fwd", true)]);
+        assert!(
+            own.contains("nft insert rule inet mine fwd ip daddr 10.2.0.0/16 accept"),
+            "{own}"
+        );
+        let firewalld = message(&[("inet", "firewalld", "filter_FORWARD", false)]);
+        assert!(
+            firewalld.contains("firewall-cmd --permanent --zone=trusted --add-source=10.2.0.0/16")
+        );
+    }
+}

@@ -1,0 +1,130 @@
+//! What users get on nodes whose firewall drops what it does not know.
+
+#![cfg(feature = "lab")]
+#![allow(clippy::expect_used, reason = "helpers of tests fail the test")]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{agent, joined};
+use strait_lab::{Lab, Options, Probe, Role};
+
+const PATIENCE: Duration = Duration::from_secs(15);
+
+fn lab(purpose: &str) -> Lab {
+    joined(
+        purpose,
+        Options {
+            nodes: 2,
+            environment: vec![("STRAIT_VERIFY_INTERVAL".to_owned(), "1".to_owned())],
+            ..Options::default()
+        },
+    )
+}
+
+/// What the route agent of a node says of a condition, if it holds.
+fn message(lab: &Lab, node: &str, condition: &str) -> Option<String> {
+    let status = lab.status().expect("the lab answers");
+    let agent = status
+        .processes
+        .into_iter()
+        .find(|process| process.role == Role::RouteAgent && process.place == node);
+    let readiness = agent.expect("an agent").readiness.expect("its answer");
+    readiness.degraded.get(condition).cloned()
+}
+
+fn wait_for(lab: &Lab, node: &str, condition: &str, wanted: bool) -> String {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let said = message(lab, node, condition);
+        if said.is_some() == wanted {
+            return said.unwrap_or_default();
+        }
+        assert!(Instant::now() < deadline, "{node}: {condition}: {said:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn run(lab: &Lab, node: &str, command: &str) {
+    let words: Vec<&str> = command.split_whitespace().collect();
+    lab.exec(node, &words).expect("it runs");
+}
+
+/// Ten packets; whether they arrive is not the question.
+fn knock(lab: &Lab, from: &str, to: &str) {
+    let to = lab
+        .topology()
+        .target(to)
+        .expect("a target")
+        .ip()
+        .to_string();
+    let ping = ["ping", "-c", "10", "-i", "0.05", "-W", "1", &to];
+    let _ = lab.command(from, ping).output().expect("ping starts");
+}
+
+fn pod(lab: &Lab, node: &str) -> String {
+    let node = lab.topology().node(node).expect("a node").1;
+    node.pods[0].name.clone()
+}
+
+/// The commands that a message names.
+fn commands(message: &str) -> Vec<String> {
+    let (_, list) = message.split_once(": iptables").expect("commands");
+    let list = format!("iptables{list}");
+    list.split("; ").map(str::to_owned).collect()
+}
+
+#[test]
+fn a_legacy_firewall_that_drops_is_named_with_the_commands_that_open_it() {
+    let lab = lab("legacy");
+    let (from, to) = (pod(&lab, "east-2"), pod(&lab, "west-2"));
+    let before = agent(&lab, "east-2");
+    for (node, setting, condition) in [
+        (
+            "east-2",
+            "iptables-legacy -P FORWARD DROP",
+            "ForwardPolicyDrop",
+        ),
+        (
+            "east-1",
+            "iptables-legacy -P FORWARD DROP",
+            "ForwardPolicyDrop",
+        ),
+        ("east-1", "iptables-legacy -P INPUT DROP", "TunnelInputDrop"),
+    ] {
+        if condition == "TunnelInputDrop" {
+            // A node without these would be cut off from its API server.
+            run(&lab, node, "iptables-legacy -A INPUT -p tcp -j ACCEPT");
+        }
+        run(&lab, node, setting);
+        if setting.contains("FORWARD") {
+            // What CNIs do for their own.
+            run(
+                &lab,
+                node,
+                "iptables-legacy -A FORWARD -s 10.101.0.0/16 -d 10.101.0.0/16 -j ACCEPT",
+            );
+        }
+        assert!(
+            lab.probe(&Probe {
+                timeout_ms: 1000,
+                ..Probe::tcp(&from, &to)
+            })
+            .unwrap()
+            .is_err()
+        );
+        knock(&lab, &from, &to);
+        let said = wait_for(&lab, node, condition, true);
+        for command in commands(&said) {
+            assert!(command.starts_with("iptables-legacy -I "), "{said}");
+            run(&lab, node, &command);
+        }
+        for probe in [Probe::tcp(&from, &to), Probe::udp(&from, &to)] {
+            lab.probe_until(&probe, PATIENCE, |_| true)
+                .expect("it is open");
+        }
+        wait_for(&lab, node, condition, false);
+    }
+    assert_eq!(agent(&lab, "east-2"), before);
+}
