@@ -1,5 +1,5 @@
 //! What the way between pods of two clusters carries, next to the same way made by hand: the same namespaces and devices, and no
-//! nftables at all, neither ours nor those of the CNI and of kube-proxy.
+//! nftables at all, neither ours nor those of the CNI and of kube-proxy; and with those of kube-proxy only, to tell whose cost it is.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -7,6 +7,7 @@ use std::process::{Child, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use strait_api::names::NFT_TABLE;
 
 use super::figure::{Figure, Unit};
 use super::{Effort, PATIENCE, pod};
@@ -39,59 +40,92 @@ pub(super) fn figures(lab: &Lab, effort: Effort) -> Result<Vec<Figure>> {
         let (client, _) = pod(lab, from)?;
         let (server, address) = pod(lab, to)?;
         let listener = Server::start(lab, &server)?;
-        let (mut with, mut by_hand, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+        let mut samples: [Vec<f64>; 3] = Default::default();
         let measure = |seconds: u32| iperf(lab, &client, &address.to_string(), seconds);
         for round in 0..effort.rounds {
             // Which one comes first changes, so that what warms up or tires does not count for one of them.
-            let order = if round % 2 == 0 {
-                [true, false]
-            } else {
-                [false, true]
-            };
-            let mut pair = [0.0; 2];
-            for strait in order {
-                for node in &nodes {
-                    let ruleset = rules
-                        .get(node.as_str())
-                        .filter(|_| strait)
-                        .map(String::as_str)
-                        .unwrap_or_default();
-                    load(lab, node, &format!("flush ruleset\n{ruleset}"))?;
+            let mut order = Rules::ALL;
+            order.rotate_left(round as usize % Rules::ALL.len());
+            for kept in order {
+                for (node, all) in &rules {
+                    load(lab, node, &kept.script(all))?;
                 }
                 measure(1)?;
-                pair[usize::from(strait)] = measure(effort.seconds)?;
+                let rate = measure(effort.seconds)?;
+                if let Some(samples) = samples.get_mut(kept as usize) {
+                    samples.push(rate);
+                }
             }
-            let [hand, strait] = pair;
-            with.push(strait);
-            by_hand.push(hand);
-            ratios.push(strait / hand);
         }
+        let [with, proxied, none] = samples;
+        let ratio = |by_hand: &[f64]| {
+            with.iter()
+                .zip(by_hand)
+                .map(|(with, by_hand)| with / by_hand)
+                .collect()
+        };
+        let ratios = [ratio(&none), ratio(&proxied)];
         drop(listener);
-        let name = format!("pod -> remote pod, TCP, one stream, between {between}");
-        figures.push(Figure::new(&name, "", Unit::GigabitsPerSecond, with));
-        figures.push(Figure::new(
-            &format!("the same by hand, without nftables, {between}"),
-            "",
-            Unit::GigabitsPerSecond,
-            by_hand,
-        ));
-        figures.push(Figure::new(
-            &format!("ratio of the two, {between}"),
-            ">= 0.95",
-            Unit::Ratio,
-            ratios,
-        ));
+        let way = format!("pod -> remote pod, TCP, one stream, between {between}");
+        let [to_none, to_proxied] = ratios;
+        figures.extend([
+            Figure::new(&way, "", Unit::GigabitsPerSecond, with),
+            Figure::new(
+                &format!("{way}, by hand, without nftables"),
+                "",
+                Unit::GigabitsPerSecond,
+                none,
+            ),
+            Figure::new(
+                &format!("{way}, by hand, with the rules of kube-proxy"),
+                "",
+                Unit::GigabitsPerSecond,
+                proxied,
+            ),
+            Figure::new(
+                &format!("ratio to the way by hand, without nftables, {between}"),
+                ">= 0.95",
+                Unit::Ratio,
+                to_none,
+            ),
+            Figure::new(
+                &format!("ratio to the way by hand, with the rules of kube-proxy, {between}"),
+                "",
+                Unit::Ratio,
+                to_proxied,
+            ),
+        ]);
     }
-    for node in &nodes {
-        let ruleset = rules
-            .get(node.as_str())
-            .map(String::as_str)
-            .unwrap_or_default();
-        load(lab, node, &format!("flush ruleset\n{ruleset}"))?;
+    for (node, all) in &rules {
+        load(lab, node, &Rules::All.script(all))?;
         lab.restart(node, Role::RouteAgent)?;
     }
     lab.wait_until_joined(PATIENCE)?;
     Ok(figures)
+}
+
+/// Which nftables are there while it is measured.
+#[derive(Debug, Clone, Copy)]
+enum Rules {
+    All,
+    /// Those of kube-proxy, with which the kernel tracks connections. (Those of the CNI would hide the pods.)
+    KubeProxy,
+    None,
+}
+
+impl Rules {
+    const ALL: [Self; 3] = [Self::All, Self::KubeProxy, Self::None];
+
+    /// The script that leaves these of `all`.
+    fn script(self, all: &str) -> String {
+        match self {
+            Self::All => format!("flush ruleset\n{all}"),
+            Self::KubeProxy => format!(
+                "flush ruleset\n{all}\ndelete table inet {NFT_TABLE}\ndelete table ip cni\n"
+            ),
+            Self::None => "flush ruleset\n".to_owned(),
+        }
+    }
 }
 
 struct Server {
@@ -133,7 +167,18 @@ fn iperf(lab: &Lab, from: &str, to: &str, seconds: u32) -> Result<f64> {
     let report = lab.exec(
         from,
         &[
-            "iperf3", "-c", to, "-p", PORT, "-t", &seconds, "-C", "reno", "-J",
+            "iperf3",
+            "-c",
+            to,
+            "-p",
+            PORT,
+            "-t",
+            &seconds,
+            "-C",
+            "reno",
+            "--connect-timeout",
+            "5000",
+            "-J",
         ],
     )?;
     let report: Value = serde_json::from_str(&report).context("iperf3 printed no JSON")?;
