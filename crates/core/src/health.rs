@@ -21,6 +21,7 @@ use strait_api::ClusterId;
 use strait_api::gateway::ConnectionStatus;
 use strait_host::Family;
 
+use crate::Condition;
 use crate::net::{ip_of, of_family};
 use crate::remote::Remote;
 
@@ -54,6 +55,23 @@ pub struct Report {
 
 /// What is known of all targets.
 pub type Results = BTreeMap<Target, Report>;
+
+/// One condition for each of these targets that is in error.
+pub(crate) fn conditions<'a>(
+    targets: &'a BTreeSet<Target>,
+    results: &'a Results,
+) -> impl Iterator<Item = Condition> + 'a {
+    let reports = targets.iter().filter_map(|t| Some((t, results.get(t)?)));
+    reports
+        .filter(|(_, report)| report.status == ConnectionStatus::Error)
+        .map(|(target, report)| {
+            let message = format!(
+                "the {} way to cluster {} does not work: {}",
+                target.family, target.cluster, report.message
+            );
+            Condition::degraded("RemoteUnreachable", message)
+        })
+}
 
 /// How targets are pinged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

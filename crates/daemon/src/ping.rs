@@ -2,6 +2,7 @@
 //!
 //! It runs on a thread of its own, so that round-trip times do not hold the main loop's work.
 
+mod filter;
 mod gauges;
 mod packet;
 mod settings;
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use strait_api::gateway::ConnectionStatus;
 use strait_core::Time;
-use strait_core::health::{Checker, Results, Settings, Target};
+use strait_core::health::{Checker, Report, Results, Settings, Target};
 use strait_host::Family;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
@@ -143,23 +144,19 @@ impl<I> Driver<I> {
         }
     }
 
-    /// Gives the results to whoever wants them, and logs and counts what is new; whether somebody listens.
+    /// Gives the results to whoever wants them, and to the gauges; whether somebody listens.
     async fn tell(&mut self) -> bool {
         let results = self.checker.results();
-        for (target, report) in &results {
-            let old = self.told.get(target).map(|r| r.status);
-            if old == Some(report.status) {
-                continue;
-            }
-            let (cluster, address) = (&target.cluster, target.address);
-            match report.status {
-                ConnectionStatus::Connected => {
-                    tracing::info!(%cluster, %address, "the other cluster's gateway answers pings");
-                }
-                ConnectionStatus::Error => {
-                    tracing::warn!(%cluster, %address, why = report.message, "the other cluster's gateway does not answer pings");
-                }
-                ConnectionStatus::Connecting | ConnectionStatus::None => {}
+        // That one is in error is a condition, which is told elsewhere.
+        let connected = |results: &Results, target| {
+            results
+                .get(target)
+                .is_some_and(|report: &Report| report.status == ConnectionStatus::Connected)
+        };
+        for target in results.keys() {
+            if connected(&results, target) && !connected(&self.told, target) {
+                let (cluster, address) = (&target.cluster, target.address);
+                tracing::info!(%cluster, %address, "the other cluster's gateway answers pings");
             }
         }
         self.gauges.set(&self.told, &results);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use common::joined;
 use serde_json::Value;
-use strait_lab::{Lab, Options, Role};
+use strait_lab::{CniChange, Lab, Options, Role};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const OBJECTS: &str = "/apis/submariner.io/v1/namespaces/submariner-operator";
@@ -107,8 +107,7 @@ fn workers_and_gateways_tell_whether_the_other_cluster_answers_and_how_fast() {
             |seen| is("connected")(seen) && seen["latencyRTT"].is_object(),
         );
         assert_figures(&seen);
-        let none = remote_endpoint(&lab, node);
-        assert_eq!(none["status"], "none");
+        let none = until(node, || remote_endpoint(&lab, node), is("none"));
         assert_eq!(
             none["statusMessage"],
             "Health check is not performed on gateway nodes"
@@ -140,8 +139,16 @@ fn workers_and_gateways_tell_whether_the_other_cluster_answers_and_how_fast() {
         took >= least && took < least + Duration::from_secs(3),
         "{took:?}"
     );
-    let text = metrics(&lab, "east-2", Role::RouteAgent);
-    assert!(text.contains(&format!("{gauge} 0\n")), "{text}");
+    for (node, role) in [("east-1", Role::Gateway), ("east-2", Role::RouteAgent)] {
+        let text = metrics(&lab, node, role);
+        assert!(text.contains(&format!("{gauge} 0\n")), "{text}");
+        let page = lab.page(node, role, "/readyz").expect("a page");
+        assert!(page.starts_with("ok"), "degraded, and ready: {page}");
+        assert!(
+            page.contains("RemoteUnreachable") && page.contains(&message),
+            "{page}"
+        );
+    }
     // Only that way is hurt.
     assert_eq!(remote_endpoint(&lab, "west-2")["status"], "connected");
     assert_eq!(connection(&lab, "west-1")["status"], "connected");
@@ -157,6 +164,33 @@ fn workers_and_gateways_tell_whether_the_other_cluster_answers_and_how_fast() {
     assert_eq!(gateway["statusMessage"], "");
     assert_figures(&worker);
     assert_figures(&gateway);
+    for (node, role) in [("east-1", Role::Gateway), ("east-2", Role::RouteAgent)] {
+        let page = lab.page(node, role, "/readyz").expect("a page");
+        assert!(!page.contains("RemoteUnreachable"), "{page}");
+    }
+}
+
+#[test]
+fn a_node_whose_cni_goes_and_comes_is_told_to_reach_the_other_cluster_throughout() {
+    let lab = quick("cni-health", &[]);
+    until("up", || remote_endpoint(&lab, "east-2"), is("connected"));
+    // Longer than it takes to tell an error; the object is read all the time, so that none is missed.
+    let long = Duration::from_millis(12 * INTERVAL_MS);
+    let assert_connected = |when: &str| {
+        let begun = Instant::now();
+        while begun.elapsed() < long {
+            assert_eq!(
+                remote_endpoint(&lab, "east-2")["status"],
+                "connected",
+                "{when}"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    lab.cni("east-2", CniChange::Down).expect("its CNI goes");
+    assert_connected("without the CNI");
+    lab.cni("east-2", CniChange::Up).expect("its CNI comes");
+    assert_connected("with the CNI again");
 }
 
 #[test]
@@ -166,8 +200,7 @@ fn health_checks_that_are_switched_off_send_nothing_and_say_so() {
         let none = until(node, || remote_endpoint(&lab, node), is("none"));
         assert_eq!(none["statusMessage"], "Health check is not enabled");
     }
-    let connection = connection(&lab, "east-1");
-    assert_eq!(connection["status"], "connected");
+    let connection = until("up", || connection(&lab, "east-1"), is("connected"));
     assert_eq!(connection["latencyRTT"], Value::Null);
     assert_eq!(connection["endpoint"]["healthCheckIP"], Value::Null);
     let text = metrics(&lab, "east-1", Role::Gateway);

@@ -75,6 +75,10 @@ impl State {
             let remotes: Vec<_> = remotes.into_iter().collect();
             plan.wanted =
                 cable::wanted(&own.underlays, &remotes, self.settings.port, Some(own.mac));
+            if self.settings.health_check {
+                plan.health = health::targets(&remotes, &self.settings.cluster_cidrs);
+            }
+            conditions.extend(health::conditions(&plan.health, &self.health));
             let failures: Vec<String> = conditions.iter().map(ToString::to_string).collect();
             let status = GatewayStatus {
                 version: self.settings.version.clone(),
@@ -90,9 +94,6 @@ impl State {
                     },
                 ),
             };
-            if self.settings.health_check {
-                plan.health = health::targets(&remotes, &self.settings.cluster_cidrs);
-            }
             let name = valid_name(&self.settings.hostname);
             plan.gateway = Some(
                 Object::new(Kind::Gateway, &self.settings.namespace, &name).with("status", &status),

@@ -1,5 +1,7 @@
 //! What the gateway publishes, what travels, and the cable.
 
+mod health;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

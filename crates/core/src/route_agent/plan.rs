@@ -70,11 +70,13 @@ impl State {
             .map(|f| self.family_view(host, f, &remotes))
             .collect();
         conditions.extend(self.path_conditions(host, &families));
+        let health = self.health_targets(&remotes);
+        conditions.extend(health::conditions(&health, &self.health));
         let conditions = sorted(conditions);
         Plan {
             wanted: self.wanted(host, &families),
             object: Some(self.object(&families, &remotes, &conditions)),
-            health: self.health_targets(&remotes),
+            health,
             flows: Some(self.flow_rules(host, &families)),
             cni: families
                 .iter()

@@ -10,7 +10,7 @@ const ECHO_REPLY_V4: u8 = 0;
 const ECHO_REQUEST_V6: u8 = 128;
 const ECHO_REPLY_V6: u8 = 129;
 /// Type, code, checksum, identifier, sequence number.
-const HEADER: usize = 8;
+pub(super) const HEADER: usize = 8;
 /// Nonce, token, and as many zeros as give the 24 bytes that upstream's pings carry.
 pub(super) const LENGTH: usize = HEADER + 24;
 /// The protocol number in an IPv4 header.
@@ -45,19 +45,23 @@ pub(super) fn request(family: Family, ping: &Ping, nonce: u64) -> [u8; LENGTH] {
 /// packet must still have the nonce.
 pub(super) fn reply(family: Family, headed: bool, bytes: &[u8], nonce: u64) -> Option<u64> {
     let message = if headed { body(bytes)? } else { bytes };
-    let expected = match family {
-        Family::V4 => ECHO_REPLY_V4,
-        Family::V6 => ECHO_REPLY_V6,
-    };
     let number = |at: usize| {
         Some(u64::from_be_bytes(
             message.get(at..at + 8)?.try_into().ok()?,
         ))
     };
-    let ours = message.first() == Some(&expected)
+    let ours = message.first() == Some(&reply_type(family))
         && message.get(1) == Some(&0)
         && number(HEADER) == Some(nonce);
     number(HEADER + 8).filter(|_| ours)
+}
+
+/// The type of an echo reply.
+pub(super) const fn reply_type(family: Family) -> u8 {
+    match family {
+        Family::V4 => ECHO_REPLY_V4,
+        Family::V6 => ECHO_REPLY_V6,
+    }
 }
 
 /// What follows an IPv4 header.
@@ -100,10 +104,7 @@ mod tests {
     /// What a host makes of a request.
     fn answered(family: Family, token: u64) -> Vec<u8> {
         let mut packet = request(family, &ping(token), NONCE).to_vec();
-        packet[0] = match family {
-            Family::V4 => ECHO_REPLY_V4,
-            Family::V6 => ECHO_REPLY_V6,
-        };
+        packet[0] = reply_type(family);
         packet
     }
 

@@ -11,6 +11,7 @@ use strait_core::health::Ping;
 use strait_host::Family;
 use tokio::net::UdpSocket;
 
+use super::filter::filter;
 use super::packet::{reply, request};
 
 /// Packets that are read in one turn at most: a flood of ICMP shall not keep us from sending.
@@ -48,10 +49,11 @@ impl Sockets {
     pub(super) fn send(&mut self, ping: &Ping) -> io::Result<()> {
         let family = Family::of(ping.to);
         let packet = request(family, ping, self.nonce);
+        let nonce = self.nonce;
         let slot = self.slot(family);
         let open = match slot {
             Some(open) => open,
-            None => slot.insert(Open::new(family)?),
+            None => slot.insert(Open::new(family, nonce)?),
         };
         let to = SocketAddr::new(ping.to, 0);
         // Readiness is not waited for: a ping that is late measures nothing.
@@ -92,7 +94,7 @@ impl Sockets {
 impl Open {
     /// A datagram socket where `net.ipv4.ping_group_range` lets us, since it gets nothing but replies to its own
     /// requests; else a raw one, which needs CAP_NET_RAW.
-    fn new(family: Family) -> io::Result<Self> {
+    fn new(family: Family, nonce: u64) -> io::Result<Self> {
         let (domain, protocol) = match family {
             Family::V4 => (Domain::IPV4, Protocol::ICMPV4),
             Family::V6 => (Domain::IPV6, Protocol::ICMPV6),
@@ -101,6 +103,10 @@ impl Open {
             Ok(socket) => (socket, false),
             Err(_) => (Socket::new(domain, Type::RAW, Some(protocol))?, true),
         };
+        if raw {
+            // Without it every ICMP packet of the host would wake us, and could fill the buffer.
+            socket.attach_filter(&filter(family, nonce))?;
+        }
         socket.set_nonblocking(true)?;
         let socket = std::net::UdpSocket::from(OwnedFd::from(socket));
         tracing::debug!(%family, raw, "the socket for pings is open");
@@ -141,5 +147,74 @@ impl Open {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use strait_netns::Namespace;
+    use tokio::time::{sleep, timeout};
+
+    use super::super::packet::reply_type;
+    use super::*;
+
+    const NONCE: u64 = 0x0102_0304_0506_0708;
+
+    /// Sends `packet` to this host from a raw socket of somebody else.
+    fn foreign(family: Family, packet: &[u8]) {
+        let (domain, protocol, to) = match family {
+            Family::V4 => (Domain::IPV4, Protocol::ICMPV4, "127.0.0.1:0"),
+            Family::V6 => (Domain::IPV6, Protocol::ICMPV6, "[::1]:0"),
+        };
+        let socket = Socket::new(domain, Type::RAW, Some(protocol)).unwrap();
+        let to: SocketAddr = to.parse().unwrap();
+        socket.send_to(packet, &to.into()).unwrap();
+    }
+
+    #[test]
+    fn a_raw_socket_is_woken_by_replies_to_us_and_by_nothing_else() {
+        let namespace = Namespace::new().unwrap();
+        namespace
+            .run_async(async || {
+                let up = std::process::Command::new("ip")
+                    .args(["link", "set", "lo", "up"])
+                    .status();
+                assert!(up.unwrap().success());
+                for family in Family::ALL {
+                    let open = Open::new(family, NONCE).unwrap();
+                    let to = match family {
+                        Family::V4 => IpAddr::from([127, 0, 0, 1]),
+                        Family::V6 => std::net::Ipv6Addr::LOCALHOST.into(),
+                    };
+                    let ping = Ping { to, token: 7 };
+                    let other = request(family, &ping, NONCE ^ 1 << 40);
+                    foreign(family, &other);
+                    for length in [8, 9, 12, 24] {
+                        let mut answer = other;
+                        answer[0] = reply_type(family);
+                        foreign(family, &answer[..length]);
+                    }
+                    sleep(Duration::from_millis(20)).await;
+                    let mut buffer = [0; BUFFER];
+                    let nothing = SockRef::from(&open.socket).peek_sender();
+                    assert_eq!(
+                        nothing.map_err(|e| e.kind()).unwrap_err(),
+                        ErrorKind::WouldBlock,
+                        "{family}"
+                    );
+                    foreign(family, &request(family, &ping, NONCE));
+                    timeout(Duration::from_secs(5), open.socket.readable())
+                        .await
+                        .unwrap()
+                        .unwrap();
+                    let (length, from) = open.socket.try_recv_from(&mut buffer).unwrap();
+                    assert_eq!(from.ip(), to);
+                    let token = reply(family, open.headed, &buffer[..length], NONCE);
+                    assert_eq!(token, Some(7), "{family}");
+                }
+            })
+            .unwrap();
     }
 }
