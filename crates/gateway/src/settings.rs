@@ -63,8 +63,8 @@ pub static TABLE: [Setting; 21] = [
 #[must_use]
 pub fn command() -> Command {
     settings_command("gateway", "Joins this cluster to the others of its clusterset", &TABLE).after_help(
-        "Runs on the node labelled submariner.io/gateway=true, as root or with CAP_NET_ADMIN, in the host's network \
-         namespace. One gateway per cluster.\n\n\
+        "Runs on the node labelled submariner.io/gateway=true, as root or with CAP_NET_ADMIN and CAP_NET_RAW, in the \
+         host's network namespace. One gateway per cluster.\n\n\
          Example:\n  \
          NODE_NAME=gateway-1 SUBMARINER_CLUSTERID=east SUBMARINER_CLUSTERCIDR=10.42.0.0/16 \\\n    \
          SUBMARINER_SERVICECIDR=10.43.0.0/16 BROKER_K8S_APISERVER=broker.example.com:6443 \\\n    \

@@ -51,7 +51,7 @@ pub fn command() -> Command {
         &TABLE,
     )
     .after_help(
-        "Runs on every node, as root or with CAP_NET_ADMIN, in the host's network namespace.\n\n\
+        "Runs on every node, as root or with CAP_NET_ADMIN and CAP_NET_RAW, in the host's network namespace.\n\n\
          Examples:\n  \
          NODE_NAME=worker-1 SUBMARINER_CLUSTERID=east SUBMARINER_CLUSTERCIDR=10.42.0.0/16 \\\n    \
          SUBMARINER_SERVICECIDR=10.43.0.0/16 strait route-agent\n  \

@@ -79,3 +79,75 @@ impl HealthSettings {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::command;
+
+    static TABLE: &[Setting] = &[HEALTH[0], HEALTH[1], HEALTH[2], HEALTH[3]];
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn read(variables: &[(&str, &str)], unit: Duration) -> Result<HealthSettings, String> {
+        let matches = command("test", "A test", TABLE).get_matches_from(["test"]);
+        let environment = variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).into()));
+        let mut settings = Settings::read_from(&matches, TABLE, environment);
+        let health = HealthSettings::read(&mut settings, unit);
+        settings
+            .finish(|| health)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn without_settings_five_losses_are_allowed_and_one_unit_passes_between_pings() {
+        for variables in [
+            &[][..],
+            &[
+                ("SUBMARINER_HEALTHCHECKINTERVAL", "0"),
+                ("SUBMARINER_HEALTHCHECKMAXPACKETLOSSCOUNT", "0"),
+            ],
+            &[
+                ("SUBMARINER_HEALTHCHECKINTERVAL", ""),
+                ("SUBMARINER_HEALTHCHECKMAXPACKETLOSSCOUNT", ""),
+            ],
+        ] {
+            let health = read(variables, MINUTE).unwrap();
+            assert!(health.enabled);
+            assert_eq!(health.pings.interval, MINUTE);
+            assert_eq!(health.pings.max_losses, 5);
+        }
+    }
+
+    #[test]
+    fn the_interval_counts_units_and_milliseconds_win() {
+        let interval = ("SUBMARINER_HEALTHCHECKINTERVAL", "3");
+        let health = read(&[interval], MINUTE).unwrap();
+        assert_eq!(health.pings.interval, 3 * MINUTE);
+        let exact = ("STRAIT_HEALTHCHECK_INTERVAL_MS", "250");
+        let losses = ("SUBMARINER_HEALTHCHECKMAXPACKETLOSSCOUNT", "2");
+        let health = read(&[interval, exact, losses], MINUTE).unwrap();
+        assert_eq!(health.pings.interval, Duration::from_millis(250));
+        assert_eq!(health.pings.max_losses, 2);
+        let disabled = ("SUBMARINER_HEALTHCHECKENABLED", "false");
+        assert!(!read(&[disabled], MINUTE).unwrap().enabled);
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_by_name() {
+        let error = read(
+            &[
+                ("SUBMARINER_HEALTHCHECKENABLED", "perhaps"),
+                ("SUBMARINER_HEALTHCHECKINTERVAL", "-1"),
+                ("SUBMARINER_HEALTHCHECKMAXPACKETLOSSCOUNT", "five"),
+                ("STRAIT_HEALTHCHECK_INTERVAL_MS", "9"),
+            ],
+            MINUTE,
+        )
+        .unwrap_err();
+        for setting in &HEALTH {
+            assert!(error.contains(setting.name), "{error}");
+        }
+    }
+}
