@@ -229,10 +229,11 @@ fn way_rules(v: &Variables<'_>) -> Vec<Rule> {
         rule(
             "connections from remote clusters begin only where they can arrive",
             [
-                family(f),
-                from(f, &name("remote", f)),
-                elsewhere,
+                // The cheapest first: this is asked of every packet.
                 new,
+                family(f),
+                elsewhere,
+                from(f, &name("remote", f)),
                 Statement::Counter,
                 Statement::Drop,
             ],
@@ -329,10 +330,11 @@ fn mss_rules(v: &Variables<'_>) -> Vec<Rule> {
             ("and the path back", from(f, &remote)),
         ] {
             let statements = [
-                family(f),
-                side,
+                // Few packets are SYNs: the sets are looked up for those only.
                 number(Field::Transport, TCP),
                 syn(),
+                family(f),
+                side,
                 clamp.clone(),
             ];
             rules.push(rule(comment, statements));

@@ -135,7 +135,7 @@ impl State {
                 Role::Worker | Role::NoGateway => wanted_routes.extend(routes::worker(view)),
             }
             if view.family == Family::V4 {
-                loose.extend(routes::pod_network_links(host, &view.pods));
+                loose.extend(routes::pod_network_links(host, view));
                 loose.extend(view.underlay.iter().map(|u| u.link.clone()));
                 if role == Role::Gateway {
                     loose.insert(routes::device(view.family).to_owned());
@@ -220,7 +220,7 @@ impl State {
             match self.role() {
                 Role::Gateway => ways.extend(self.cable_link(view.family).map(str::to_owned)),
                 Role::Worker | Role::NoGateway => {
-                    ways.extend(routes::pod_network_links(host, &view.pods));
+                    ways.extend(routes::pod_network_links(host, view));
                     ways.extend(view.underlay.iter().map(|u| u.link.clone()));
                     ways.insert(routes::device(view.family).to_owned());
                 }

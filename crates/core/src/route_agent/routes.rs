@@ -220,14 +220,30 @@ pub(super) fn gateway_rule(family: Family) -> Rule {
 }
 
 /// Links by which the pods' network delivers from other nodes: those of main-table routes into a pod CIDR that
-/// have a next hop. Replies of remote clusters arrive there, though their reverse route leads elsewhere.
-pub(super) fn pod_network_links(host: &Host, pods: &[IpNet]) -> BTreeSet<String> {
-    host.routes
+/// have a next hop, and the one with the CNI address, which may be there before its routes; never a pod's veth.
+/// Replies of remote clusters arrive there, though their reverse route leads elsewhere.
+pub(super) fn pod_network_links(host: &Host, view: &FamilyView<'_>) -> BTreeSet<String> {
+    let shared = |link: &&String| {
+        let kind = host.links.get(*link).map(|l| &l.kind);
+        !matches!(kind, None | Some(LinkKind::Veth | LinkKind::Loopback))
+    };
+    let mut links: BTreeSet<String> = view
+        .cni
+        .iter()
+        .map(|cni| &cni.link)
+        .filter(shared)
+        .cloned()
+        .collect();
+    let routes = host
+        .routes
         .iter()
         .filter(|r| r.table == TABLE_MAIN && r.protocol != ROUTE_PROTOCOL)
-        .filter(|r| pods.iter().any(|cidr| cidr.contains(&r.dst)))
-        .flat_map(Route::hops)
-        .filter(|hop| hop.via.is_some())
-        .filter_map(|hop| hop.dev.clone())
-        .collect()
+        .filter(|r| view.pods.iter().any(|cidr| cidr.contains(&r.dst)));
+    links.extend(
+        routes
+            .flat_map(Route::hops)
+            .filter(|hop| hop.via.is_some())
+            .filter_map(|hop| hop.dev.clone()),
+    );
+    links
 }

@@ -758,3 +758,19 @@ fn a_nodes_annotation_forces_the_segment_size_and_a_bad_one_is_named() {
         assert_eq!(condition(&plan, "InvalidAnnotation").is_some(), named);
     }
 }
+
+#[test]
+fn the_link_with_the_cni_address_is_loosened_before_its_routes_come_but_never_a_pods_veth() {
+    let mut host = host_with_cni("172.30.1.12", "10.1.2.1");
+    host.routes.retain(|r| r.dst != net("10.1.9.0/24"));
+    let mut s = state(WORKER, host.clone());
+    assert!(s.plan().wanted.loose_reverse_path.contains("tunl0"));
+    assert!(
+        table_of(&s.plan()).sets["ways"]
+            .elements
+            .contains_key(&Element::Name("tunl0".into()))
+    );
+    host.links.insert("tunl0".into(), link(LinkKind::Veth));
+    s.apply(Input::Host(Box::new(host)), at(0));
+    assert!(!s.plan().wanted.loose_reverse_path.contains("tunl0"));
+}
