@@ -47,6 +47,8 @@ pub(super) struct Variables<'a> {
     pub families: &'a [FamilyView<'a>],
     /// The source of what this host sends, per family: CNI address, or address in the nodes' VXLAN.
     pub host_source: BTreeMap<Family, IpAddr>,
+    /// Families in which this host has no source to lend: what is not from a pod goes nowhere.
+    pub no_source: BTreeSet<Family>,
     /// Links by which connections from remote subnets may begin.
     pub ways: BTreeSet<String>,
     /// Addresses of the nodes of this cluster.
@@ -204,6 +206,16 @@ fn source_rules(v: &Variables<'_>) -> Vec<Rule> {
                     to(f, &remote),
                     Statement::Counter,
                     Statement::SnatTo(*ip),
+                ],
+            ));
+        } else if v.no_source.contains(&f) {
+            rules.push(rule(
+                "no address that replies would find back to: better not reached than half",
+                [
+                    family(f),
+                    to(f, &remote),
+                    Statement::Counter,
+                    Statement::Drop,
                 ],
             ));
         }

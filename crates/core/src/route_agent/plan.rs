@@ -159,6 +159,11 @@ impl State {
                 .iter()
                 .filter_map(|v| Some((v.family, self.host_source(v)?)))
                 .collect(),
+            no_source: families
+                .iter()
+                .filter(|v| role == Role::Gateway && v.cni.is_none())
+                .map(|v| v.family)
+                .collect(),
             ways: self.ways(host, families),
             nodes: self.node_addresses(families),
             mss: self.clamp_mss().and_then(Result::ok),
@@ -249,6 +254,10 @@ impl State {
     fn flow_rules(&self, host: &Host, families: &[FamilyView<'_>]) -> FlowRules {
         let sources = |family: Family| {
             let view = families.iter().find(|v| v.family == family)?;
+            if self.role() == Role::Gateway && view.cni.is_none() {
+                // New ones are not let through either.
+                return Some(BTreeSet::new());
+            }
             let source = self.host_source(view)?;
             let vtep = view.vtep().filter(|_| self.role() == Role::Worker);
             Some([source].into_iter().chain(vtep).collect())
@@ -360,7 +369,7 @@ impl State {
                 let cidrs: Vec<String> = view.pods.iter().map(ToString::to_string).collect();
                 let meanwhile = match role {
                     Role::Worker => {
-                        "this host reaches remote clusters with the gateway's CNI address until one appears"
+                        "this host reaches remote clusters with the gateway's CNI address, if that has one, until one appears"
                     }
                     Role::Gateway => {
                         "this host, and workers without a CNI address, can't reach remote clusters until one appears"

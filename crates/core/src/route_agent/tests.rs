@@ -328,6 +328,32 @@ fn the_gateway_sends_over_its_cable_from_its_cni_address() {
 }
 
 #[test]
+fn a_gateway_without_a_cni_address_lets_no_host_through_halfway_and_pods_as_ever() {
+    let plan = state(GATEWAY, bare_host("172.30.1.11")).plan();
+    let rules = &table_of(&plan).chains["source"].rules;
+    let (last, others) = rules.split_last().unwrap();
+    assert_eq!(last.statements.last(), Some(&Statement::Drop), "{last:?}");
+    assert_eq!(others.len(), 2, "pods' own, there and back: {others:?}");
+    assert!(condition(&plan, "CniInterfaceNotFound").is_some());
+    let wrong = |src: &str, reply: &str| {
+        plan.flows.as_ref().unwrap().wrong(&Flow {
+            tcp: false,
+            src: src.parse().unwrap(),
+            dst: "10.2.0.1".parse().unwrap(),
+            reply_src: "10.2.0.1".parse().unwrap(),
+            reply_dst: reply.parse().unwrap(),
+        })
+    };
+    assert!(wrong("240.30.1.12", "240.30.1.12") && wrong("172.30.1.11", "172.30.1.11"));
+    assert!(!wrong("10.1.2.5", "10.1.2.5"));
+    // Once there is one, nothing is dropped.
+    let plan = state(GATEWAY, host_with_cni("172.30.1.11", "10.1.1.1")).plan();
+    let rules = &table_of(&plan).chains["source"].rules;
+    let drop = |r: &strait_host::nft::Rule| r.statements.contains(&Statement::Drop);
+    assert!(!rules.iter().any(drop), "{rules:?}");
+}
+
+#[test]
 fn a_gateway_without_its_cable_has_guards_only() {
     let plan = state(GATEWAY, host_with_cni("172.30.1.11", "10.1.1.1")).plan();
     assert!(
