@@ -1,11 +1,12 @@
 //! Builds the machines of a lab: the WAN, routers, API servers' places, nodes and pods, without what runs on them.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use anyhow::Result;
+use strait_host::Family;
 
-use crate::options::{Options, RpFilter};
-use crate::topology::{BROKER, Cluster, INTERNET, Node, Topology};
+use crate::options::{Families, Options, RpFilter};
+use crate::topology::{Cluster, Node, Topology, internet as internet_address};
 use crate::{cni, netns, services};
 
 /// The supervisor's own namespace: the Internet, with a bridge that joins the clusters' routers.
@@ -16,27 +17,34 @@ const BROKER_NAME: &str = "broker";
 pub(crate) fn internet(topology: &Topology) -> Result<()> {
     strait_netns::Namespace::current()?.name(format!("/run/netns/{INTERNET_NAME}"))?;
     strait_netns::HostName::new(INTERNET_NAME)?.name(format!("/run/utsns/{INTERNET_NAME}"))?;
-    netns::ip(INTERNET_NAME, &bridge("wan", INTERNET))?;
+    netns::no_detection(INTERNET_NAME)?;
+    let families = topology.families;
     router_sysctls(INTERNET_NAME)?;
+    let mut lines = bridge("wan", 0, families, &internet_address);
+    lines.push("link set lo up".to_owned());
+    netns::ip(INTERNET_NAME, &lines)?;
     machine(
         BROKER_NAME,
         INTERNET_NAME,
         "wan",
-        *BROKER.ip(),
         None,
-        INTERNET,
+        &[(topology.broker().ip(), internet_address(families.first()))],
     )?;
     for cluster in &topology.clusters {
         router(cluster, topology)?;
-        let route = format!("route add {} via {}", cluster.underlay, cluster.wan);
-        netns::ip(INTERNET_NAME, &[route])?;
+        let route = |family: &Family| {
+            let (net, via) = (cluster.underlay_net(*family), cluster.wan_ip(*family));
+            format!("route add {net} via {via}")
+        };
+        let routes: Vec<String> = families.all().iter().map(route).collect();
+        netns::ip(INTERNET_NAME, &routes)?;
+        let via = cluster.on_underlay(families.first(), 1);
         machine(
             &cluster.control(),
             &cluster.router(),
             "underlay",
-            *cluster.api_server().ip(),
             None,
-            cluster.router_address(),
+            &[(cluster.api_server().ip(), via)],
         )?;
     }
     Ok(())
@@ -45,6 +53,7 @@ pub(crate) fn internet(topology: &Topology) -> Result<()> {
 fn router(cluster: &Cluster, topology: &Topology) -> Result<()> {
     let name = cluster.router();
     netns::make(&name)?;
+    router_sysctls(&name)?;
     netns::ip(
         INTERNET_NAME,
         &[
@@ -52,32 +61,35 @@ fn router(cluster: &Cluster, topology: &Topology) -> Result<()> {
             format!("link set {name} master wan up"),
         ],
     )?;
-    let mut lines = bridge("underlay", cluster.router_address());
-    lines.push("link set lo up".to_owned());
-    lines.push(format!("addr add {}/24 dev wan0", cluster.wan));
+    let families = topology.families;
+    let mut lines = bridge("underlay", cluster.number, families, &|family| {
+        cluster.on_underlay(family, 1)
+    });
     lines.push("link set wan0 up".to_owned());
-    lines.push(format!("route add default via {INTERNET}"));
-    for other in topology
-        .clusters
-        .iter()
-        .filter(|other| other.number != cluster.number)
-    {
-        lines.push(format!("route add {} via {}", other.underlay, other.wan));
+    for family in families.all() {
+        let wan = cluster.wan_ip(*family);
+        lines.push(address_line(wan, "wan0"));
+        lines.push(format!(
+            "route add default via {}",
+            internet_address(*family)
+        ));
+        let others = topology.clusters.iter();
+        for other in others.filter(|other| other.number != cluster.number) {
+            let (net, via) = (other.underlay_net(*family), other.wan_ip(*family));
+            lines.push(format!("route add {net} via {via}"));
+        }
     }
-    netns::ip(&name, &lines)?;
-    router_sysctls(&name)
+    netns::ip(&name, &lines)
 }
 
 /// Boots a node: its own machine without CNI, pods or processes, but with the rules of its kube-proxy.
 pub(crate) fn node(cluster: &Cluster, node: &Node, options: &Options) -> Result<()> {
-    machine(
-        &node.name,
-        &cluster.router(),
-        "underlay",
-        node.address,
-        Some(&node.mac),
-        cluster.router_address(),
-    )?;
+    let families = cluster.families.all().iter();
+    let addresses: Vec<(IpAddr, IpAddr)> = families
+        .map(|family| (node.ip(*family), cluster.on_underlay(*family, 1)))
+        .collect();
+    let (name, router) = (&node.name, cluster.router());
+    machine(name, &router, "underlay", Some(&node.mac), &addresses)?;
     let filter = options.rp_filter.value().to_string();
     // Kubelet and container runtimes switch forwarding on; the distribution's boot sets the filter.
     let mut settings = vec![
@@ -85,14 +97,17 @@ pub(crate) fn node(cluster: &Cluster, node: &Node, options: &Options) -> Result<
         ("ipv4/conf/default/rp_filter", &filter),
         ("ipv4/conf/eth0/rp_filter", &filter),
     ];
+    if cluster.families.all().contains(&Family::V6) {
+        settings.push(("ipv6/conf/all/forwarding", "1"));
+    }
     let all = if options.rp_filter == RpFilter::Strict {
         "1"
     } else {
         "0"
     };
     settings.push(("ipv4/conf/all/rp_filter", all));
-    netns::sysctl(&node.name, &settings)?;
-    netns::nft(&node.name, &services::ruleset(cluster))
+    netns::sysctl(name, &settings)?;
+    netns::nft(name, &services::ruleset(cluster))
 }
 
 /// Ends a node's machine. Its processes have ended before.
@@ -119,14 +134,13 @@ pub(crate) fn pods(cluster: &Cluster, node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// A namespace with `eth0` at a bridge of another one.
+/// A namespace with `eth0` at a bridge of another one, with addresses and for each the router by which it leaves.
 fn machine(
     name: &str,
     at: &str,
     port_of: &str,
-    address: Ipv4Addr,
     mac: Option<&str>,
-    via: Ipv4Addr,
+    addresses: &[(IpAddr, IpAddr)],
 ) -> Result<()> {
     netns::make(name)?;
     let mac = mac.map(|mac| format!(" address {mac}")).unwrap_or_default();
@@ -137,27 +151,38 @@ fn machine(
             format!("link set {name} master {port_of} up"),
         ],
     )?;
-    netns::ip(
-        name,
-        &[
-            "link set lo up".to_owned(),
-            format!("addr add {address}/24 dev eth0"),
-            "link set eth0 up".to_owned(),
-            format!("route add default via {via}"),
-        ],
-    )
+    let mut lines = vec!["link set eth0 up".to_owned()];
+    for (address, via) in addresses {
+        lines.push(address_line(*address, "eth0"));
+        lines.push(format!("route add default via {via}"));
+    }
+    netns::ip(name, &lines)
+}
+
+/// Networks of machines are /24, or /64.
+fn address_line(address: IpAddr, dev: &str) -> String {
+    match address {
+        IpAddr::V4(ip) => format!("addr add {ip}/24 dev {dev}"),
+        IpAddr::V6(ip) => format!("addr add {ip}/64 dev {dev} nodad"),
+    }
 }
 
 /// A bridge without an address of its own takes a port's, and another one's when that port goes: the neighbours would send into the void.
-fn bridge(name: &str, address: Ipv4Addr) -> Vec<String> {
-    let [a, b, c, d] = address.octets();
-    let mac = format!("02:31:{a:02x}:{b:02x}:{c:02x}:{d:02x}");
-    vec![
-        "link set lo up".to_owned(),
-        format!("link add {name} address {mac} type bridge forward_delay 0"),
-        format!("addr add {address}/24 dev {name}"),
+fn bridge(
+    name: &str,
+    number: u8,
+    families: Families,
+    address: &dyn Fn(Family) -> IpAddr,
+) -> Vec<String> {
+    let mac = format!("02:31:00:00:00:{number:02x}");
+    let mut lines = vec![
+        // Without snooping: with it, multicast of IPv6 neighbours waits for queriers that are not there.
+        format!("link add {name} address {mac} type bridge forward_delay 0 mcast_snooping 0"),
         format!("link set {name} up"),
-    ]
+    ];
+    let families = families.all().iter();
+    lines.extend(families.map(|family| address_line(address(*family), name)));
+    lines
 }
 
 fn router_sysctls(name: &str) -> Result<()> {
@@ -167,6 +192,7 @@ fn router_sysctls(name: &str) -> Result<()> {
             ("ipv4/ip_forward", "1"),
             ("ipv4/conf/all/send_redirects", "0"),
             ("ipv4/conf/default/send_redirects", "0"),
+            ("ipv6/conf/all/forwarding", "1"),
         ],
     )
 }

@@ -2,17 +2,18 @@
 
 use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use strait_host::Family;
 
 use crate::client::{Lab, down};
 use crate::control::CniChange;
-use crate::options::{Cni, Options, RpFilter};
+use crate::options::{Cni, Families, Options, RpFilter};
 use crate::probe::{Probe, Transport};
 use crate::process::Role;
 use crate::sandbox::{self, SELF};
@@ -24,6 +25,7 @@ Examples:
   strait lab demo                                  everything at once
   strait lab up                                    two clusters, east (bridge) and west (calico), of three nodes
   strait lab up --clusters 3 --nodes 2 --cni calico --name three
+  strait lab up --family dual --cni routed,bridge --name both
   strait lab status
   strait lab exec east-2 -- ip route               on a node; with the node's host name and /proc/sys/net
   strait lab exec west-1-a -- curl web.example     in a pod
@@ -81,7 +83,10 @@ enum Action {
         transport: Transport,
         /// The own address to bind to
         #[arg(long)]
-        bind: Option<Ipv4Addr>,
+        bind: Option<IpAddr>,
+        /// v4 or v6, where the target is a name; else the lab's first family
+        #[arg(long, value_parser = family)]
+        family: Option<Family>,
         /// Bytes to send and get back
         #[arg(long, default_value_t = 3072)]
         bytes: usize,
@@ -199,9 +204,12 @@ struct Up {
     /// Pods of each node
     #[arg(long, default_value_t = 1)]
     pods: u8,
-    /// The clusters' CNIs, bridge or calico, in their order; the last stands for the rest
+    /// The clusters' CNIs, bridge, calico or routed, in their order; the last stands for the rest
     #[arg(long, value_delimiter = ',', default_value = "bridge,calico")]
     cni: Vec<Cni>,
+    /// IP families of all networks: v4, v6 or dual
+    #[arg(long, default_value = "v4")]
+    family: Families,
     /// The nodes' reverse-path filter at boot: strict, loose or off
     #[arg(long, default_value = "strict")]
     rp_filter: RpFilter,
@@ -265,6 +273,7 @@ pub fn main(matches: &ArgMatches) -> Result<ExitCode> {
             to,
             transport,
             bind,
+            family,
             bytes,
             timeout,
         } => {
@@ -276,6 +285,7 @@ pub fn main(matches: &ArgMatches) -> Result<ExitCode> {
                     to,
                     transport,
                     bind,
+                    family,
                     bytes,
                     timeout_ms,
                 },
@@ -359,6 +369,7 @@ fn up(arguments: &Up, binary: &Path) -> Result<()> {
             .copied()
             .take(usize::from(arguments.clusters.max(1)))
             .collect(),
+        families: arguments.family,
         rp_filter: arguments.rp_filter,
         agents: !arguments.no_agents,
         environment: Vec::new(),
@@ -405,6 +416,14 @@ fn cni_change(change: &Change) -> Result<CniChange> {
             ),
         },
     })
+}
+
+fn family(text: &str) -> Result<Family, String> {
+    match text {
+        "v4" => Ok(Family::V4),
+        "v6" => Ok(Family::V6),
+        other => Err(format!("no family '{other}': expected v4 or v6")),
+    }
 }
 
 fn seconds(number: f64) -> Result<Duration> {

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::control::{Answer, CniChange, Request, Status};
-use crate::options::Options;
+use crate::options::{Cni, Options};
 use crate::probe::{Probe, Seen};
 use crate::process::Role;
 use crate::sandbox::{self, Starting};
@@ -177,7 +177,9 @@ impl Lab {
                 .status()?
                 .processes
                 .iter()
-                .filter_map(|process| crate::status::missing(process, healthy))
+                .filter_map(|process| {
+                    crate::status::missing(process, healthy, self.expected(&process.place))
+                })
                 .collect();
             if missing.is_empty() {
                 return Ok(());
@@ -191,7 +193,17 @@ impl Lab {
         }
     }
 
-    /// Waits until every agent is ready with no condition, and every node reaches a pod of every other cluster, for at most `limit`.
+    /// Conditions that a place has for good: with a routed CNI there is no CNI address.
+    fn expected(&self, place: &str) -> &'static [&'static str] {
+        let node = self.topology.nodes().find(|node| node.name == place);
+        match node.map(|node| node.cni) {
+            Some(Cni::Routed) => &["CniInterfaceNotFound"],
+            Some(Cni::Bridge | Cni::Calico) | None => &[],
+        }
+    }
+
+    /// Waits until every agent is ready with no condition, and every node, or its pod where a routed CNI gives nodes no address,
+    /// reaches a pod of every other cluster in every family, for at most `limit`.
     ///
     /// # Errors
     /// When `limit` is over: what is missing.
@@ -206,15 +218,16 @@ impl Lab {
                 .filter(|other| other.name != node.cluster)
             {
                 let pod = other.pods().next().context("a cluster without pods")?;
-                let probe = Probe {
-                    timeout_ms: 500,
-                    ..Probe::tcp(&node.name, &pod.name)
-                };
-                self.probe_until(
-                    &probe,
-                    deadline.saturating_duration_since(Instant::now()),
-                    |_| true,
-                )?;
+                for family in self.topology.families.all() {
+                    let own = node.pods.first().context("a node without pods")?;
+                    let from = node.cni_ip(*family).map_or(&own.name, |_| &node.name);
+                    let probe = Probe {
+                        timeout_ms: 500,
+                        ..Probe::tcp(from, &pod.name).over(*family)
+                    };
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    self.probe_until(&probe, left, |_| true)?;
+                }
             }
         }
         Ok(())

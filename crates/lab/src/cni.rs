@@ -2,46 +2,72 @@
 
 mod bridge;
 mod calico;
+mod routed;
+
+use std::path::Path;
 
 use anyhow::Result;
-use ipnet::Ipv4Net;
+use strait_host::Family;
 
 use crate::netns;
 use crate::options::Cni;
+use crate::services::word;
 use crate::topology::{Cluster, Node, Pod};
 
 /// The CNI comes up on a node: its device and address, its routes to other nodes, its masquerade.
 pub(crate) fn up(cluster: &Cluster, node: &Node) -> Result<()> {
     match cluster.cni {
-        Cni::Bridge => bridge::up(node)?,
+        Cni::Bridge => bridge::up(cluster, node)?,
         Cni::Calico => calico::up(cluster, node)?,
+        Cni::Routed => routed::up(cluster, node)?,
     }
     routes(cluster, node)?;
-    netns::nft(&node.name, &masquerade(cluster.pod_cidr))
+    let families = cluster.families.all().iter();
+    let tables: String = families.map(|f| masquerade(cluster, *f)).collect();
+    netns::nft(&node.name, &tables)
+}
+
+/// Whether it is up on a node.
+pub(crate) fn is_up(cluster: &Cluster, node: &Node) -> Result<bool> {
+    if let Some(device) = device_of(cluster.cni, cluster.families.first()) {
+        let path = Path::new("/proc/sys/net/ipv4/conf").join(device);
+        return netns::find(&node.name)?.run(|| Ok(path.exists()))?;
+    }
+    let table = ["list", "table", word(cluster.families.first()), TABLE];
+    let output = netns::command(&node.name, "nft")?.args(table).output()?;
+    Ok(output.status.success())
 }
 
 /// Its neighbours and routes for the other nodes: the kernel drops both with the device's last address.
 pub(crate) fn routes(cluster: &Cluster, node: &Node) -> Result<()> {
     match cluster.cni {
-        Cni::Bridge => bridge::routes(cluster, node),
+        Cni::Bridge | Cni::Routed => bridge::routes(cluster, node),
         Cni::Calico => calico::routes(cluster, node),
     }
 }
 
 /// The CNI goes from a node; its pods are cut off, not ended.
 pub(crate) fn down(cluster: &Cluster, node: &Node) -> Result<()> {
-    netns::nft(&node.name, "table ip cni {}\ndelete table ip cni\n")?;
+    for family in cluster.families.all() {
+        let table = format!("{} {TABLE}", word(*family));
+        netns::nft(
+            &node.name,
+            &format!("table {table} {{}}\ndelete table {table}\n"),
+        )?;
+    }
     match cluster.cni {
         Cni::Bridge => bridge::down(cluster, node),
-        Cni::Calico => calico::down(node),
+        Cni::Calico => calico::down(cluster, node),
+        Cni::Routed => routed::down(cluster, node),
     }
 }
 
 /// Connects a pod whose namespace exists and is empty.
 pub(crate) fn pod(cluster: &Cluster, node: &Node, pod: &Pod) -> Result<()> {
     match cluster.cni {
-        Cni::Bridge => bridge::pod(node, pod),
-        Cni::Calico => calico::pod(node, pod),
+        Cni::Bridge => bridge::pod(cluster, node, pod),
+        Cni::Calico => routed::pod(cluster, node, pod, calico::mtu(cluster)),
+        Cni::Routed => routed::pod(cluster, node, pod, routed::MTU),
     }
 }
 
@@ -49,27 +75,41 @@ pub(crate) fn pod(cluster: &Cluster, node: &Node, pod: &Pod) -> Result<()> {
 pub(crate) fn reconnect(cluster: &Cluster, node: &Node, pod: &Pod) -> Result<()> {
     match cluster.cni {
         Cni::Bridge => bridge::reconnect(node, pod),
-        // A pod's cable and route do not depend on the tunnel.
-        Cni::Calico => Ok(()),
+        // A pod's cable and route depend on no other device.
+        Cni::Calico | Cni::Routed => Ok(()),
     }
 }
 
-/// The device that carries the CNI's address on a node.
+/// The device that carries the CNI's IPv4 address on a node; a routed one has none.
 #[must_use]
-pub fn device(cni: Cni) -> &'static str {
+pub fn device(cni: Cni) -> Option<&'static str> {
+    device_of(cni, Family::V4)
+}
+
+/// The device that carries the CNI's address of a family on a node; a routed one has none.
+pub(crate) fn device_of(cni: Cni, family: Family) -> Option<&'static str> {
     match cni {
-        Cni::Bridge => bridge::DEVICE,
-        Cni::Calico => calico::DEVICE,
+        Cni::Bridge => Some(bridge::DEVICE),
+        Cni::Calico => Some(calico::device(family)),
+        Cni::Routed => None,
     }
 }
+
+/// The CNI's nftables tables.
+const TABLE: &str = "cni";
 
 /// What flannel, kindnet and Calico install: pods reach the outside with their node's address.
-fn masquerade(pods: Ipv4Net) -> String {
+fn masquerade(cluster: &Cluster, family: Family) -> String {
+    let (ip, pods) = (word(family), cluster.pod_net(family));
+    let multicast = match family {
+        Family::V4 => "224.0.0.0/4",
+        Family::V6 => "ff00::/8",
+    };
     format!(
-        "table ip cni {{
+        "table {ip} {TABLE} {{
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
-    ip saddr {pods} ip daddr != {pods} ip daddr != 224.0.0.0/4 masquerade
+    {ip} saddr {pods} {ip} daddr != {pods} {ip} daddr != {multicast} masquerade
   }}
 }}
 "
@@ -79,4 +119,12 @@ fn masquerade(pods: Ipv4Net) -> String {
 /// The name of the host's end of a pod's cable.
 fn host_end(prefix: &str, pod: &Pod) -> String {
     format!("{prefix}{}", pod.name)
+}
+
+/// The addresses of our own making are unique: to wait until nobody objects would only delay.
+pub(crate) fn nodad(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "",
+        Family::V6 => " nodad",
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -59,8 +59,8 @@ pub enum CniChange {
     Up,
     /// It goes, with its device, address and routes.
     Down,
-    /// Its device gets this address instead of those that it has.
-    Address(Ipv4Net),
+    /// Its device gets this address instead of those of its family.
+    Address(IpNet),
     /// Its device loses its addresses.
     NoAddress,
 }

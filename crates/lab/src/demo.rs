@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use strait_host::Family;
 
 use crate::cli::print;
 use crate::client::Lab;
@@ -93,7 +94,7 @@ impl Demo {
             let ways = |origin| {
                 matrix::targets(east)
                     .into_iter()
-                    .filter_map(move |to| Way::new(origin, node, &to))
+                    .filter_map(move |to| Way::new(Family::V4, origin, node, &to))
             };
             ways(Origin::Host)
                 .chain(ways(Origin::BoundHost))
@@ -153,7 +154,7 @@ impl Demo {
         ways.extend(
             matrix::targets(east)
                 .iter()
-                .filter_map(|to| Way::new(Origin::Pod, node, to)),
+                .filter_map(|to| Way::new(Family::V4, Origin::Pod, node, to)),
         );
         let tried: Vec<Tried> = ways
             .iter()

@@ -1,8 +1,9 @@
 //! Who reaches whom, and with which source address: every way that users rely on, tried one by one.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use anyhow::Result;
+use strait_host::Family;
 
 use crate::client::Lab;
 use crate::probe::{Probe, Seen, Transport};
@@ -30,11 +31,13 @@ pub struct Way {
     /// The node or pod by name.
     pub from: String,
     /// The address that the socket is bound to, if it is.
-    pub bind: Option<Ipv4Addr>,
-    /// The pod or service, as [`Topology::target`] takes it.
+    pub bind: Option<IpAddr>,
+    /// The pod or service, as [`Topology::target_in`] takes it.
     pub to: String,
-    /// The address that the listener must see.
-    pub source: Ipv4Addr,
+    /// The family.
+    pub family: Family,
+    /// The address that the listener must see; `None` where it must not be reached.
+    pub source: Option<IpAddr>,
 }
 
 /// What became of a [`Way`].
@@ -49,14 +52,16 @@ pub struct Tried {
 }
 
 impl Way {
-    /// From a node or one of its pods, in the state in which the node has its CNI address.
+    /// From a node or one of its pods, in the state in which the nodes have their CNI addresses; a routed CNI gives none, and
+    /// then the nodes themselves reach nobody.
     #[must_use]
-    pub fn new(origin: Origin, node: &Node, to: &str) -> Option<Self> {
+    pub fn new(family: Family, origin: Origin, node: &Node, to: &str) -> Option<Self> {
         let pod = node.pods.first()?;
+        let cni = node.cni_ip(family);
         let (from, bind, source) = match origin {
-            Origin::Pod => (&pod.name, None, pod.address),
-            Origin::Host => (&node.name, None, node.cni_address),
-            Origin::BoundHost => (&node.name, Some(node.address), node.cni_address),
+            Origin::Pod => (&pod.name, None, Some(pod.ip(family))),
+            Origin::Host => (&node.name, None, cni),
+            Origin::BoundHost => (&node.name, Some(node.ip(family)), cni),
         };
         Some(Self {
             origin,
@@ -64,14 +69,18 @@ impl Way {
             from: from.clone(),
             bind,
             to: to.to_owned(),
+            family,
             source,
         })
     }
 
     /// The same, where the listener must see `source`.
     #[must_use]
-    pub fn seen_as(self, source: Ipv4Addr) -> Self {
-        Self { source, ..self }
+    pub fn seen_as(self, source: impl Into<IpAddr>) -> Self {
+        Self {
+            source: Some(source.into()),
+            ..self
+        }
     }
 
     /// The probe that tries it.
@@ -79,10 +88,16 @@ impl Way {
     pub fn probe(&self, transport: Transport) -> Probe {
         let probe = Probe {
             transport,
-            ..Probe::tcp(&self.from, &self.to)
+            ..Probe::tcp(&self.from, &self.to).over(self.family)
         };
         Probe {
             bind: self.bind,
+            // What is not to be reached need not be waited for as long.
+            timeout_ms: if self.source.is_some() {
+                probe.timeout_ms
+            } else {
+                500
+            },
             ..probe
         }
     }
@@ -108,7 +123,7 @@ impl Way {
             Origin::BoundHost => format!(
                 "host {} bound to {}",
                 self.from,
-                self.bind.unwrap_or(Ipv4Addr::UNSPECIFIED)
+                self.bind.map(|ip| ip.to_string()).unwrap_or_default()
             ),
         }
     }
@@ -122,10 +137,12 @@ impl Tried {
     }
 
     fn verdict(&self, seen: &Result<Seen, String>) -> String {
-        match seen {
-            Ok(seen) if seen.source.ip() == self.way.source => "ok".to_owned(),
-            Ok(_) => "FAILED: wrong source".to_owned(),
-            Err(error) => format!("FAILED: {error}"),
+        match (seen, self.way.source) {
+            (Ok(seen), Some(source)) if seen.source.ip() == source => "ok".to_owned(),
+            (Ok(_), Some(_)) => "FAILED: wrong source".to_owned(),
+            (Ok(_), None) => "FAILED: reached".to_owned(),
+            (Err(error), Some(_)) => format!("FAILED: {error}"),
+            (Err(_), None) => "ok".to_owned(),
         }
     }
 
@@ -144,9 +161,16 @@ impl Tried {
 }
 
 /// From a pod, the host, and the host bound to its address, on the gateway and on a worker of every cluster, to a pod on the gateway
-/// node, a pod on a worker node, and the service of every other cluster.
+/// node, a pod on a worker node, and the service of every other cluster, in every family.
 #[must_use]
 pub fn ways(topology: &Topology) -> Vec<Way> {
+    let families = topology.families.all().iter();
+    families
+        .flat_map(|family| ways_of(topology, *family))
+        .collect()
+}
+
+fn ways_of(topology: &Topology, family: Family) -> Vec<Way> {
     let mut ways = Vec::new();
     for cluster in &topology.clusters {
         for other in topology
@@ -159,7 +183,7 @@ pub fn ways(topology: &Topology) -> Vec<Way> {
                     ways.extend(
                         targets(other)
                             .iter()
-                            .filter_map(|to| Way::new(origin, node, to)),
+                            .filter_map(|to| Way::new(family, origin, node, to)),
                     );
                 }
             }
@@ -196,7 +220,8 @@ pub fn render(tried: &[Tried]) -> String {
             way.origin(),
             to,
             one.saw(),
-            way.source.to_string(),
+            way.source
+                .map_or_else(|| "not reached".to_owned(), |ip| ip.to_string()),
             one.verdict(&one.tcp),
             one.verdict(&one.udp),
         ]);

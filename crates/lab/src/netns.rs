@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
+use strait_host::Family;
 use strait_netns::{HostName, Inside, Namespace};
 
 /// Where `ip netns` keeps names; private to the lab.
@@ -25,7 +26,19 @@ pub(crate) fn make(name: &str) -> Result<Namespace> {
     let namespace = Namespace::new()?;
     namespace.name(path(name))?;
     HostName::new(name)?.name(host_path(name))?;
+    no_detection(name)?;
     Ok(namespace)
+}
+
+/// IPv6 addresses that the kernel makes itself work at once, without a second of duplicate address detection.
+pub(crate) fn no_detection(name: &str) -> Result<()> {
+    sysctl(
+        name,
+        &[
+            ("ipv6/conf/all/accept_dad", "0"),
+            ("ipv6/conf/default/accept_dad", "0"),
+        ],
+    )
 }
 
 /// Takes the names away; the namespaces end with the last process in them.
@@ -52,9 +65,19 @@ pub(crate) fn command(name: &str, program: &str) -> Result<Command> {
     Ok(command)
 }
 
-/// Runs lines of `ip -4` in `name`, all in one process.
+/// Runs lines of `ip` in `name`, all in one process.
 pub(crate) fn ip(name: &str, lines: &[String]) -> Result<()> {
-    feed(name, "ip", &["-4", "-batch", "-"], &lines.join("\n"))
+    feed(name, "ip", &["-batch", "-"], &lines.join("\n"))
+}
+
+/// Takes all addresses of a family from a link, but those that the kernel made itself.
+pub(crate) fn flush(name: &str, family: Family, device: &str) -> Result<()> {
+    let flag = match family {
+        Family::V4 => "-4",
+        Family::V6 => "-6",
+    };
+    let arguments = [flag, "addr", "flush", "dev", device, "scope", "global"];
+    feed(name, "ip", &arguments, "")
 }
 
 /// Runs lines of `bridge` in `name`, all in one process.

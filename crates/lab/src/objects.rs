@@ -14,7 +14,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use strait_api::names::{BROKER_NAMESPACE, LABEL_CLUSTER_ID, LABEL_GATEWAY, NAMESPACE};
 use strait_apiserver::{OwnLabel, Rule, Tokens};
+use strait_host::Family;
 
+use crate::options::Families;
 use crate::topology::{Cluster, Node, POD_PORT, SERVICE_PORT};
 
 /// Where an API server keeps its state.
@@ -82,21 +84,32 @@ pub(crate) fn request(dir: &Path, method: &str, path: &str, body: &Value) -> Res
 /// What a cluster's API server holds before any agent starts.
 pub(crate) async fn cluster(client: &Client, cluster: &Cluster) -> Result<()> {
     common(client, NAMESPACE).await?;
+    let families = cluster.families;
     for node in &cluster.nodes {
-        node_object(client, node).await?;
+        node_object(client, node, families).await?;
         for pod in &node.pods {
             let object = json!({
                 "metadata": {"name": pod.name, "namespace": "default", "labels": {"app": "web"}},
                 "spec": {"nodeName": node.name, "containers": [{"name": "web", "image": "web"}]},
-                "status": {"podIP": pod.address, "podIPs": [{"ip": pod.address}], "hostIP": node.address, "phase": "Running"},
+                "status": {
+                    "podIP": pod.ip(families.first()),
+                    "podIPs": families.all().iter().map(|f| json!({"ip": pod.ip(*f)})).collect::<Vec<_>>(),
+                    "hostIP": node.ip(families.first()),
+                    "phase": "Running",
+                },
             });
             create::<PodObject>(&Api::namespaced(client.clone(), "default"), object).await?;
         }
     }
     let port = |protocol: &str| json!({"name": protocol.to_lowercase(), "protocol": protocol, "port": SERVICE_PORT, "targetPort": POD_PORT});
+    let services: Vec<_> = families
+        .all()
+        .iter()
+        .map(|f| cluster.service_ip(*f))
+        .collect();
     let service = json!({
         "metadata": {"name": "web", "namespace": "default"},
-        "spec": {"clusterIP": cluster.service, "selector": {"app": "web"}, "ports": [port("TCP"), port("UDP")]},
+        "spec": {"clusterIP": cluster.service_ip(families.first()), "clusterIPs": services, "selector": {"app": "web"}, "ports": [port("TCP"), port("UDP")]},
     });
     create::<Service>(&Api::namespaced(client.clone(), "default"), service).await
 }
@@ -152,18 +165,22 @@ async fn common(client: &Client, namespace: &str) -> Result<()> {
     Ok(())
 }
 
-async fn node_object(client: &Client, node: &Node) -> Result<()> {
+async fn node_object(client: &Client, node: &Node, families: Families) -> Result<()> {
     let mut labels = json!({"kubernetes.io/hostname": node.name});
     if let (true, Some(labels)) = (node.gateway, labels.as_object_mut()) {
         labels.insert(LABEL_GATEWAY.to_owned(), json!("true"));
     }
+    let internal = |family: &Family| json!({"type": "InternalIP", "address": node.ip(*family)});
+    let mut addresses: Vec<Value> = families.all().iter().map(internal).collect();
+    addresses.push(json!({"type": "Hostname", "address": node.name}));
+    let pods: Vec<_> = families.all().iter().map(|f| node.pod_net(*f)).collect();
     let status = json!({
-        "addresses": [{"type": "InternalIP", "address": node.address}, {"type": "Hostname", "address": node.name}],
+        "addresses": addresses,
         "conditions": [{"type": "Ready", "status": "True"}],
     });
     let object = json!({
         "metadata": {"name": node.name, "labels": labels},
-        "spec": {"podCIDR": node.pod_cidr, "podCIDRs": [node.pod_cidr]},
+        "spec": {"podCIDR": node.pod_net(families.first()), "podCIDRs": pods},
         "status": status,
     });
     let nodes: Api<NodeObject> = Api::all(client.clone());

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
+use strait_host::Family;
 
 /// Clusters at most: the second octet of their pods is 100 + their number, that of their services 150 + it.
 pub(crate) const MAX_CLUSTERS: u8 = 50;
@@ -26,6 +27,8 @@ pub struct Options {
     pub pods: u8,
     /// The clusters' CNIs, in the clusters' order; the last one stands for all further clusters.
     pub cnis: Vec<Cni>,
+    /// The IP families of all networks.
+    pub families: Families,
     /// The reverse-path filter with which the nodes boot.
     pub rp_filter: RpFilter,
     /// Whether the route agents and gateways are started.
@@ -42,6 +45,7 @@ impl Default for Options {
             nodes: 3,
             pods: 1,
             cnis: vec![Cni::Bridge, Cni::Calico],
+            families: Families::V4,
             rp_filter: RpFilter::Strict,
             agents: true,
             environment: Vec::new(),
@@ -104,6 +108,8 @@ pub enum Cni {
     Bridge,
     /// A tunnel device with a /32 of the node's pods, a route to each pod, and a route through the tunnel to each other node (Calico).
     Calico,
+    /// A route to each pod and by its address to each other node; no address of the pods' on the node (Calico without tunnel, clouds).
+    Routed,
 }
 
 impl FromStr for Cni {
@@ -113,7 +119,10 @@ impl FromStr for Cni {
         match text {
             "bridge" => Ok(Self::Bridge),
             "calico" => Ok(Self::Calico),
-            other => Err(format!("no CNI '{other}': expected bridge or calico")),
+            "routed" => Ok(Self::Routed),
+            other => Err(format!(
+                "no CNI '{other}': expected bridge, calico or routed"
+            )),
         }
     }
 }
@@ -123,7 +132,54 @@ impl fmt::Display for Cni {
         f.write_str(match self {
             Self::Bridge => "bridge",
             Self::Calico => "calico",
+            Self::Routed => "routed",
         })
+    }
+}
+
+/// IP families of a lab's networks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Families {
+    /// IPv4 only.
+    V4,
+    /// IPv6 only.
+    V6,
+    /// Both.
+    Dual,
+}
+
+impl Families {
+    /// One or both.
+    #[must_use]
+    pub fn all(self) -> &'static [Family] {
+        match self {
+            Self::V4 => &[Family::V4],
+            Self::V6 => &[Family::V6],
+            Self::Dual => &Family::ALL,
+        }
+    }
+
+    /// The one that API servers use.
+    #[must_use]
+    pub fn first(self) -> Family {
+        match self {
+            Self::V4 | Self::Dual => Family::V4,
+            Self::V6 => Family::V6,
+        }
+    }
+}
+
+impl FromStr for Families {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "v4" => Ok(Self::V4),
+            "v6" => Ok(Self::V6),
+            "dual" => Ok(Self::Dual),
+            other => Err(format!("no family '{other}': expected v4, v6 or dual")),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What listens in a pod: it tells whoever connects which address it saw, and echoes what it is sent.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ use crate::topology::POD_PORT;
 /// `strait lab pod-server`: TCP and UDP on port 8080. TCP: the line `you are ADDRESS:PORT`, then an echo until the client ends;
 /// UDP: a datagram with that line and the echo.
 pub(crate) fn serve() -> Result<ExitCode> {
-    let here = (Ipv4Addr::UNSPECIFIED, POD_PORT);
+    // Of both families.
+    let here = (Ipv6Addr::UNSPECIFIED, POD_PORT);
     let datagrams = UdpSocket::bind(here).context("cannot listen on UDP")?;
     let listener = TcpListener::bind(here).context("cannot listen on TCP")?;
     std::thread::Builder::new()
@@ -32,7 +33,9 @@ pub(crate) fn serve() -> Result<ExitCode> {
 }
 
 /// The line that tells a client its address.
-pub(crate) fn greeting(peer: impl std::fmt::Display) -> String {
+pub(crate) fn greeting(peer: SocketAddr) -> String {
+    // An IPv4 address comes as an IPv6 one.
+    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     format!("you are {peer}\n")
 }
 

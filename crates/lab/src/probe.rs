@@ -1,13 +1,14 @@
 //! One try to reach a listener: what it saw, and whether every byte came back.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockAddr, Socket, Type};
+use strait_host::Family;
 
 /// The transport of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,7 +16,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 pub enum Transport {
     /// A connection.
     Tcp,
-    /// One datagram each way, in fragments if it must.
+    /// One datagram each way, in fragments if it must; over IPv6 sent again while the path's MTU is learned.
     Udp,
 }
 
@@ -36,12 +37,15 @@ impl FromStr for Transport {
 pub struct Probe {
     /// Where from: a node, a pod, or another machine of the lab.
     pub from: String,
-    /// Where to: ADDRESS:PORT, or a name as [`crate::Topology::target`] takes it.
+    /// Where to: ADDRESS:PORT, or a name as [`crate::Topology::target_in`] takes it.
     pub to: String,
     /// How.
     pub transport: Transport,
     /// The own address to bind to; else the kernel chooses.
-    pub bind: Option<Ipv4Addr>,
+    pub bind: Option<IpAddr>,
+    /// The family, where `to` is a name; else the lab's first.
+    #[serde(default)]
+    pub family: Option<Family>,
     /// Bytes to send, and to get back (at most 60000).
     pub bytes: usize,
     /// After how many milliseconds to give up.
@@ -57,6 +61,7 @@ impl Probe {
             to: to.to_owned(),
             transport: Transport::Tcp,
             bind: None,
+            family: None,
             bytes: 3072,
             timeout_ms: 3000,
         }
@@ -73,9 +78,20 @@ impl Probe {
 
     /// The same, from a socket bound to `address`.
     #[must_use]
-    pub fn bound(self, address: Ipv4Addr) -> Self {
+    pub fn bound(self, address: impl Into<IpAddr>) -> Self {
         Self {
-            bind: Some(address),
+            bind: Some(address.into()),
+            ..self
+        }
+    }
+}
+
+impl Probe {
+    /// The same, in a family.
+    #[must_use]
+    pub fn over(self, family: Family) -> Self {
+        Self {
+            family: Some(family),
             ..self
         }
     }
@@ -160,13 +176,30 @@ fn stream(
     }
 }
 
+/// Routers do not divide IPv6 packets: the sender of one that is too big for the path is told so, and has to send again. That
+/// happens once each way.
+const AGAIN: Duration = Duration::from_millis(150);
+
 fn datagram(socket: &UdpSocket, body: &[u8], deadline: Instant) -> Result<(Vec<u8>, SocketAddr)> {
-    socket.send(body).context("cannot send")?;
-    socket.set_read_timeout(Some(left(deadline)?))?;
+    let patient = socket.peer_addr()?.is_ipv6();
     let mut buffer = vec![0; 1 << 16];
-    let length = socket.recv(&mut buffer)?;
-    buffer.truncate(length);
-    Ok((buffer, socket.local_addr()?))
+    loop {
+        let left = left(deadline)?;
+        let wait = if patient { left.min(AGAIN) } else { left };
+        socket.set_read_timeout(Some(wait))?;
+        match socket.send(body).and_then(|_| socket.recv(&mut buffer)) {
+            Ok(length) => {
+                buffer.truncate(length);
+                return Ok((buffer, socket.local_addr()?));
+            }
+            Err(error) if patient && left > wait && is_for_now(&error) => (),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn is_for_now(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::EMSGSIZE)
 }
 
 fn left(deadline: Instant) -> Result<Duration> {

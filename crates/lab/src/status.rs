@@ -1,15 +1,19 @@
 //! `strait lab status` as a table.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 
 use anyhow::Result;
 use comfy_table::{ContentArrangement, Table, presets};
+use strait_host::Family;
 
 use crate::control::Status;
+use crate::options::Families;
 use crate::process::{ProcessStatus, Role};
 
 /// What an agent lacks to be up, in words; `None` for one that is, and for what is no agent.
-pub(crate) fn missing(process: &ProcessStatus, healthy: bool) -> Option<String> {
+///
+/// Conditions count if `healthy`, but for those that are `expected`.
+pub(crate) fn missing(process: &ProcessStatus, healthy: bool, expected: &[&str]) -> Option<String> {
     let who = format!("{} on {}", process.role, process.place);
     if let Some(ended) = &process.ended {
         return Some(format!("{who} has ended ({ended})"));
@@ -24,6 +28,7 @@ pub(crate) fn missing(process: &ProcessStatus, healthy: bool) -> Option<String> 
     let conditions: Vec<String> = readiness
         .degraded
         .iter()
+        .filter(|(name, _)| !expected.contains(&name.as_str()))
         .map(|(name, message)| format!("{name}: {message}"))
         .collect();
     (healthy && !conditions.is_empty()).then(|| format!("{who}: {}", conditions.join(", ")))
@@ -66,26 +71,30 @@ pub(crate) fn render(status: &Status) -> Result<String> {
         clusters.add_row([
             cluster.name.clone(),
             cluster.cni.to_string(),
-            cluster.pod_cidr.to_string(),
-            cluster.service_cidr.to_string(),
-            cluster.service.to_string(),
+            each(cluster.families, |f| cluster.pod_net(f)),
+            each(cluster.families, |f| cluster.service_net(f)),
+            each(cluster.families, |f| cluster.service_ip(f)),
             cluster.api_server().to_string(),
-            cluster.wan.to_string(),
+            each(cluster.families, |f| cluster.wan_ip(f)),
         ]);
     }
     writeln!(output, "{}", text(&mut clusters))?;
     let mut nodes = table(["NODE", "ROLE", "ADDRESS", "CNI ADDRESS", "PODS"]);
+    let families = status.topology.families;
     for node in status.topology.nodes() {
         let pods: Vec<String> = node
             .pods
             .iter()
-            .map(|pod| format!("{} {}", pod.name, pod.address))
+            .map(|pod| format!("{} {}", pod.name, each(families, |f| pod.ip(f))))
             .collect();
         nodes.add_row([
             node.name.clone(),
             if node.gateway { "gateway" } else { "worker" }.to_owned(),
-            node.address.to_string(),
-            node.cni_address.to_string(),
+            each(families, |f| node.ip(f)),
+            each(families, |f| {
+                node.cni_ip(f)
+                    .map_or_else(|| "-".to_owned(), |ip| ip.to_string())
+            }),
             pods.join(", "),
         ]);
     }
@@ -105,6 +114,12 @@ pub(crate) fn render(status: &Status) -> Result<String> {
     }
     output.push_str(&text(&mut processes));
     Ok(output)
+}
+
+/// One or two, of the families.
+fn each<T: Display>(families: Families, of: impl Fn(Family) -> T) -> String {
+    let texts: Vec<String> = families.all().iter().map(|f| of(*f).to_string()).collect();
+    texts.join(" ")
 }
 
 fn state(process: &ProcessStatus) -> String {

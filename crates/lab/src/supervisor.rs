@@ -11,16 +11,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use ipnet::IpNet;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use strait_host::Family;
 
 use crate::control::{Answer, CniChange, Request, Status};
 use crate::process::{Processes, Role};
 use crate::sandbox::Order;
 use crate::state::{ALL_INSIDE, INSIDE};
-use crate::topology::{BROKER, Cluster, Node, POD_PORT, Topology};
+use crate::topology::{Cluster, Node, POD_PORT, Topology};
 use crate::{build, cni, netns, objects, probe, process};
 
 /// What a starting lab reports to whoever started it.
@@ -170,7 +172,8 @@ impl Lab {
             .clusters
             .iter()
             .find(|cluster| cluster.control() == place);
-        let listen = cluster.map_or(BROKER, Cluster::api_server).to_string();
+        let broker = self.topology.broker();
+        let listen = cluster.map_or(broker, Cluster::api_server).to_string();
         let dir = objects::dir(place).display().to_string();
         self.processes.start(
             place,
@@ -214,8 +217,14 @@ impl Lab {
                 strait_api::names::NAMESPACE.to_owned(),
             ),
             ("SUBMARINER_CLUSTERID", cluster.name.clone()),
-            ("SUBMARINER_CLUSTERCIDR", cluster.pod_cidr.to_string()),
-            ("SUBMARINER_SERVICECIDR", cluster.service_cidr.to_string()),
+            (
+                "SUBMARINER_CLUSTERCIDR",
+                listed(cluster, |family| cluster.pod_net(family)),
+            ),
+            (
+                "SUBMARINER_SERVICECIDR",
+                listed(cluster, |family| cluster.service_net(family)),
+            ),
         ];
         match role {
             Role::RouteAgent => settings.push(("SUBMARINER_NETWORKPLUGIN", "generic".to_owned())),
@@ -226,7 +235,7 @@ impl Lab {
                     ("POD_NAME", format!("submariner-gateway-{}", node.name)),
                     ("SUBMARINER_CABLEDRIVER", "vxlan".to_owned()),
                     ("SUBMARINER_NATENABLED", "false".to_owned()),
-                    ("BROKER_K8S_APISERVER", BROKER.to_string()),
+                    ("BROKER_K8S_APISERVER", self.topology.broker().to_string()),
                     ("BROKER_K8S_APISERVERTOKEN", token),
                     ("BROKER_K8S_CA", objects::broker_ca()?),
                     (
@@ -300,7 +309,7 @@ impl Lab {
     /// The caller holds the lock of the boots.
     fn cni_up(&self, name: &str) -> Result<()> {
         let (cluster, node) = self.topology.node(name)?;
-        if has_cni(node, cluster)? {
+        if cni::is_up(cluster, node)? {
             return Ok(());
         }
         if node.pods.iter().all(|pod| netns::find(&pod.name).is_err()) {
@@ -318,14 +327,24 @@ impl Lab {
         if change == CniChange::Up {
             return self.cni_up(name);
         }
-        ensure!(has_cni(node, cluster)?, "the CNI of {name} is not up");
-        let device = cni::device(cluster.cni);
+        ensure!(cni::is_up(cluster, node)?, "the CNI of {name} is not up");
+        let device = |family| {
+            cni::device_of(cluster.cni, family)
+                .with_context(|| format!("the CNI of {name} puts no address on it"))
+        };
         match change {
             CniChange::Down => cni::down(cluster, node),
-            CniChange::NoAddress => netns::ip(name, &[format!("addr flush dev {device}")]),
+            CniChange::NoAddress => cluster
+                .families
+                .all()
+                .iter()
+                .try_for_each(|family| netns::flush(name, *family, device(*family)?)),
             CniChange::Address(address) => {
-                let address = format!("addr add {address} dev {device}");
-                netns::ip(name, &[format!("addr flush dev {device}"), address])?;
+                let family = Family::of_net(&address);
+                let device = device(family)?;
+                let nodad = cni::nodad(family);
+                netns::flush(name, family, device)?;
+                netns::ip(name, &[format!("addr add {address} dev {device}{nodad}")])?;
                 cni::routes(cluster, node)
             }
             CniChange::Up => Ok(()),
@@ -367,7 +386,7 @@ impl Lab {
             Request::Status => Ok(serde_json::to_value(Status {
                 options: self.order.options.clone(),
                 topology: self.topology.clone(),
-                broker: SocketAddr::V4(BROKER),
+                broker: self.topology.broker(),
                 processes: self.processes.status(),
             })?),
             Request::Probe(probe) => {
@@ -378,7 +397,10 @@ impl Lab {
                     probe.from,
                     names.join(", ")
                 );
-                let to = self.topology.target(&probe.to)?;
+                let family = probe
+                    .family
+                    .unwrap_or_else(|| self.topology.families.first());
+                let to = self.topology.target_in(family, &probe.to)?;
                 // A pod of a node whose CNI is late is not there yet.
                 let seen = match netns::find(&probe.from) {
                     Ok(namespace) => namespace.run(|| probe::run(&probe, to))?,
@@ -450,10 +472,11 @@ impl Lab {
     }
 }
 
-fn has_cni(node: &Node, cluster: &Cluster) -> Result<bool> {
-    let device = cni::device(cluster.cni);
-    Ok(netns::find(&node.name)?
-        .run(|| Path::new("/proc/sys/net/ipv4/conf").join(device).exists())?)
+/// What a setting says of each family, as upstream's operator writes it.
+fn listed(cluster: &Cluster, of: impl Fn(Family) -> IpNet) -> String {
+    let families = cluster.families.all().iter();
+    let texts: Vec<String> = families.map(|f| of(*f).to_string()).collect();
+    texts.join(",")
 }
 
 /// Waits until a pod listens.

@@ -2,35 +2,39 @@
 //!
 //! For cluster `c` (from 1), node `n` (from 1) and pod `p` (from 1) of a node:
 //!
-//! | what | address |
-//! |---|---|
-//! | WAN | 198.51.100.0/24: the broker .250, the Internet .254, router of the cluster .`c` |
-//! | underlay | 172.30.`c`.0/24: router .1, API server .2, node .(10+`n`) |
-//! | pods | 10.(100+`c`).0.0/16, of a node 10.(100+`c`).`n`.0/24, pod .(10+`p`) |
-//! | services | 10.(150+`c`).0.0/16, `web` 10.(150+`c`).0.80, port 80 |
+//! | what | IPv4 | IPv6, where the digits are those of the decimal number |
+//! |---|---|---|
+//! | WAN | 198.51.100.0/24: the broker .250, the Internet .254, router of the cluster .`c` | 2001:db8:100::/64, ::250, ::254, ::`c` |
+//! | underlay | 172.30.`c`.0/24: router .1, API server .2, node .(10+`n`) | fd00:30:`c`::/64, ::`c`:1, ::`c`:2, ::`c`:(10+`n`) |
+//! | pods | 10.(100+`c`).0.0/16, of a node 10.(100+`c`).`n`.0/24, pod .(10+`p`) | fd10:(100+`c`)::/48, fd10:(100+`c`):0:`n`::/64, ::(10+`p`) |
+//! | services | 10.(150+`c`).0.0/16, `web` 10.(150+`c`).0.80, port 80 | fd10:(150+`c`)::/112, ::80 |
+//!
+//! A lab has the addresses of its families only; API servers have IPv4 unless there is none. The last four bytes of a node's IPv6
+//! address contain its cluster's number, since addresses inside the VXLANs are made of them.
 //!
 //! Each name is a network namespace, `/run/netns/NAME` within the lab.
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Result, bail};
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
+use strait_host::Family;
 
-use crate::options::{Cni, Options};
+use crate::options::{Cni, Families, Options};
 
 /// Where the pods listen, TCP and UDP.
 pub const POD_PORT: u16 = 8080;
 /// Where the service `web` is reached, TCP and UDP.
 pub const SERVICE_PORT: u16 = 80;
-/// The broker's API server.
-pub const BROKER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(198, 51, 100, 250), 6443);
-/// The Internet's address on the WAN.
-pub(crate) const INTERNET: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 254);
+/// Where API servers listen.
+const API_PORT: u16 = 6443;
 
 /// A lab's clusters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Topology {
+    /// The families of all its networks.
+    pub families: Families,
     /// In the order of their numbers.
     pub clusters: Vec<Cluster>,
 }
@@ -42,18 +46,26 @@ pub struct Cluster {
     pub name: String,
     /// From 1.
     pub number: u8,
+    /// The families of its networks.
+    pub families: Families,
     /// How its pods are connected.
     pub cni: Cni,
-    /// The CIDR of its pods.
+    /// The IPv4 CIDR of its pods.
     pub pod_cidr: Ipv4Net,
-    /// The CIDR of its services.
+    /// The IPv6 CIDR of its pods.
+    pub pod_cidr6: Ipv6Net,
+    /// The IPv4 CIDR of its services.
     pub service_cidr: Ipv4Net,
-    /// The cluster address of its service `web`.
+    /// The IPv6 CIDR of its services.
+    pub service_cidr6: Ipv6Net,
+    /// The IPv4 cluster address of its service `web`.
     pub service: Ipv4Addr,
-    /// The nodes' network.
+    /// The IPv6 cluster address of its service `web`.
+    pub service6: Ipv6Addr,
+    /// The nodes' IPv4 network.
     pub underlay: Ipv4Net,
-    /// Its router's address on the WAN.
-    pub wan: Ipv4Addr,
+    /// The nodes' IPv6 network.
+    pub underlay6: Ipv6Net,
     /// Its nodes; the first is the gateway.
     pub nodes: Vec<Node>,
 }
@@ -69,14 +81,22 @@ pub struct Node {
     pub number: u8,
     /// Whether it carries the label `submariner.io/gateway=true`.
     pub gateway: bool,
-    /// Its address on the underlay.
+    /// How its pods are connected.
+    pub cni: Cni,
+    /// Its IPv4 address on the underlay.
     pub address: Ipv4Addr,
+    /// Its IPv6 address on the underlay.
+    pub address6: Ipv6Addr,
     /// Its MAC address on the underlay, the same after a reboot.
     pub mac: String,
-    /// The CIDR of its pods.
+    /// The IPv4 CIDR of its pods.
     pub pod_cidr: Ipv4Net,
-    /// The address that its CNI puts on the node: the source of the node's own traffic to pods.
+    /// The IPv6 CIDR of its pods.
+    pub pod_cidr6: Ipv6Net,
+    /// The IPv4 address that its CNI, unless it is a routed one, puts on the node: the source of the node's own traffic to pods.
     pub cni_address: Ipv4Addr,
+    /// The same in IPv6.
+    pub cni_address6: Ipv6Addr,
     /// Its pods.
     pub pods: Vec<Pod>,
 }
@@ -88,8 +108,10 @@ pub struct Pod {
     pub name: String,
     /// Its node's name.
     pub node: String,
-    /// Its address.
+    /// Its IPv4 address.
     pub address: Ipv4Addr,
+    /// Its IPv6 address.
+    pub address6: Ipv6Addr,
 }
 
 impl Topology {
@@ -99,7 +121,16 @@ impl Topology {
         let clusters = (1..=options.clusters)
             .map(|number| cluster(number, options))
             .collect();
-        Self { clusters }
+        Self {
+            families: options.families,
+            clusters,
+        }
+    }
+
+    /// The broker's API server.
+    #[must_use]
+    pub fn broker(&self) -> SocketAddr {
+        (wan(self.families.first(), 250), API_PORT).into()
     }
 
     /// All nodes.
@@ -154,12 +185,20 @@ impl Topology {
         names
     }
 
-    /// What a name, with a port or without, stands for as a target of a connection: `east-1` is a node's address (its port has
-    /// to be given), `east-1-a` a pod (port 8080), `east` or `web.east` a cluster's service (port 80), and `10.0.0.1:80` itself.
+    /// [`Topology::target_in`] the lab's first family.
     ///
     /// # Errors
     /// A sentence that says what was expected.
     pub fn target(&self, text: &str) -> Result<SocketAddr> {
+        self.target_in(self.families.first(), text)
+    }
+
+    /// What a name, with a port or without, stands for as a target of a connection in a family: `east-1` is a node's address (its port has
+    /// to be given), `east-1-a` a pod (port 8080), `east` or `web.east` a cluster's service (port 80), and `10.0.0.1:80` itself.
+    ///
+    /// # Errors
+    /// A sentence that says what was expected.
+    pub fn target_in(&self, family: Family, text: &str) -> Result<SocketAddr> {
         if let Ok(address) = text.parse() {
             return Ok(address);
         }
@@ -172,11 +211,11 @@ impl Topology {
         };
         let service = name.strip_prefix("web.").unwrap_or(name);
         let (address, usual) = if let Some(pod) = self.pods().find(|pod| pod.name == name) {
-            (pod.address, Some(POD_PORT))
+            (pod.ip(family), Some(POD_PORT))
         } else if let Some(cluster) = self.clusters.iter().find(|cluster| cluster.name == service) {
-            (cluster.service, Some(SERVICE_PORT))
+            (cluster.service_ip(family), Some(SERVICE_PORT))
         } else if let Some(node) = self.nodes().find(|node| node.name == name) {
-            (node.address, None)
+            (node.ip(family), None)
         } else if let Ok(address) = name.parse() {
             (address, None)
         } else {
@@ -208,12 +247,43 @@ impl Cluster {
 
     /// Its API server.
     #[must_use]
-    pub fn api_server(&self) -> SocketAddrV4 {
-        SocketAddrV4::new(Ipv4Addr::new(172, 30, self.number, 2), 6443)
+    pub fn api_server(&self) -> SocketAddr {
+        (self.on_underlay(self.families.first(), 2), API_PORT).into()
     }
 
-    pub(crate) fn router_address(&self) -> Ipv4Addr {
-        Ipv4Addr::new(172, 30, self.number, 1)
+    /// The CIDR of its pods.
+    #[must_use]
+    pub fn pod_net(&self, family: Family) -> IpNet {
+        choose(family, self.pod_cidr, self.pod_cidr6)
+    }
+
+    /// The CIDR of its services.
+    #[must_use]
+    pub fn service_net(&self, family: Family) -> IpNet {
+        choose(family, self.service_cidr, self.service_cidr6)
+    }
+
+    /// The cluster address of its service `web`.
+    #[must_use]
+    pub fn service_ip(&self, family: Family) -> IpAddr {
+        choose(family, self.service, self.service6)
+    }
+
+    /// The nodes' network.
+    #[must_use]
+    pub fn underlay_net(&self, family: Family) -> IpNet {
+        choose(family, self.underlay, self.underlay6)
+    }
+
+    /// Its router's address on the WAN.
+    #[must_use]
+    pub fn wan_ip(&self, family: Family) -> IpAddr {
+        wan(family, self.number)
+    }
+
+    /// A host's address on the underlay.
+    pub(crate) fn on_underlay(&self, family: Family, host: u8) -> IpAddr {
+        on_underlay(self.number, family, host)
     }
 
     /// All its pods.
@@ -227,6 +297,90 @@ impl Cluster {
             .iter()
             .filter(|other| other.number != node.number)
     }
+}
+
+impl Node {
+    /// Its address on the underlay.
+    #[must_use]
+    pub fn ip(&self, family: Family) -> IpAddr {
+        choose(family, self.address, self.address6)
+    }
+
+    /// The CIDR of its pods.
+    #[must_use]
+    pub fn pod_net(&self, family: Family) -> IpNet {
+        choose(family, self.pod_cidr, self.pod_cidr6)
+    }
+
+    /// The address that its CNI puts on the node; a routed one puts none.
+    #[must_use]
+    pub fn cni_ip(&self, family: Family) -> Option<IpAddr> {
+        match self.cni {
+            Cni::Bridge | Cni::Calico => Some(choose(family, self.cni_address, self.cni_address6)),
+            Cni::Routed => None,
+        }
+    }
+}
+
+impl Pod {
+    /// Its address.
+    #[must_use]
+    pub fn ip(&self, family: Family) -> IpAddr {
+        choose(family, self.address, self.address6)
+    }
+}
+
+fn choose<T>(family: Family, v4: impl Into<T>, v6: impl Into<T>) -> T {
+    match family {
+        Family::V4 => v4.into(),
+        Family::V6 => v6.into(),
+    }
+}
+
+/// The Internet's address on the WAN.
+pub(crate) fn internet(family: Family) -> IpAddr {
+    wan(family, 254)
+}
+
+fn wan(family: Family, host: u8) -> IpAddr {
+    choose(
+        family,
+        Ipv4Addr::new(198, 51, 100, host),
+        Ipv6Addr::new(0x2001, 0xdb8, 0x100, 0, 0, 0, 0, digits(host)),
+    )
+}
+
+fn on_underlay(cluster: u8, family: Family, host: u8) -> IpAddr {
+    choose(family, underlay4(cluster, host), underlay6(cluster, host))
+}
+
+fn underlay4(cluster: u8, host: u8) -> Ipv4Addr {
+    Ipv4Addr::new(172, 30, cluster, host)
+}
+
+fn underlay6(cluster: u8, host: u8) -> Ipv6Addr {
+    let c = digits(cluster);
+    Ipv6Addr::new(0xfd00, 0x30, c, 0, 0, 0, c, digits(host))
+}
+
+/// The number whose hexadecimal digits are the decimal ones of `number`.
+fn digits(number: u8) -> u16 {
+    let number = u16::from(number);
+    number / 100 * 0x100 + number / 10 % 10 * 0x10 + number % 10
+}
+
+/// An address of a pod or service network, `fd10:SECOND:0:THIRD::HOST`.
+fn inner6(second: u8, third: u8, host: u8) -> Ipv6Addr {
+    Ipv6Addr::new(
+        0xfd10,
+        digits(second),
+        0,
+        digits(third),
+        0,
+        0,
+        0,
+        digits(host),
+    )
 }
 
 fn cluster(number: u8, options: &Options) -> Cluster {
@@ -243,12 +397,16 @@ fn cluster(number: u8, options: &Options) -> Cluster {
         .collect();
     Cluster {
         number,
+        families: options.families,
         cni,
         pod_cidr: net(10, 100 + number, 0, 16),
+        pod_cidr6: net6(inner6(100 + number, 0, 0), 48),
         service_cidr: net(10, 150 + number, 0, 16),
+        service_cidr6: net6(inner6(150 + number, 0, 0), 112),
         service: Ipv4Addr::new(10, 150 + number, 0, 80),
+        service6: inner6(150 + number, 0, 80),
         underlay: net(172, 30, number, 24),
-        wan: Ipv4Addr::new(198, 51, 100, number),
+        underlay6: net6(underlay6(number, 0), 64),
         nodes,
         name,
     }
@@ -260,9 +418,10 @@ fn node(cluster: &str, c: u8, n: u8, cni: Cni, pods: u8) -> Node {
         name: format!("{name}-{}", char::from(b'a' + p - 1)),
         node: name.clone(),
         address: Ipv4Addr::new(10, 100 + c, n, 10 + p),
+        address6: inner6(100 + c, n, 10 + p),
     };
     let host = match cni {
-        Cni::Bridge => 1,
+        Cni::Bridge | Cni::Routed => 1,
         Cni::Calico => 0,
     };
     Node {
@@ -270,10 +429,15 @@ fn node(cluster: &str, c: u8, n: u8, cni: Cni, pods: u8) -> Node {
         cluster: cluster.to_owned(),
         number: n,
         gateway: n == 1,
-        address: Ipv4Addr::new(172, 30, c, 10 + n),
+        cni,
+        address: underlay4(c, 10 + n),
+        address6: underlay6(c, 10 + n),
         mac: format!("02:30:00:00:{c:02x}:{n:02x}"),
         pod_cidr: net(10, 100 + c, n, 24),
+        pod_cidr6: net6(inner6(100 + c, n, 0), 64),
         cni_address: Ipv4Addr::new(10, 100 + c, n, host),
+        // Not 0: that is the routers' anycast address.
+        cni_address6: inner6(100 + c, n, 1),
         name,
     }
 }
@@ -282,12 +446,20 @@ fn net(a: u8, b: u8, c: u8, length: u8) -> Ipv4Net {
     Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, 0), length)
 }
 
+fn net6(address: Ipv6Addr, length: u8) -> Ipv6Net {
+    Ipv6Net::new_assert(address, length).trunc()
+}
+
 fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
     names.collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use strait_api::vtep::Vxlan;
+
     use super::*;
 
     #[test]
@@ -300,33 +472,43 @@ mod tests {
         };
         assert!(options.check().is_ok());
         let topology = Topology::new(&options);
-        let mut nets: Vec<Ipv4Net> = topology
-            .clusters
-            .iter()
-            .flat_map(|c| [c.pod_cidr, c.service_cidr, c.underlay])
-            .collect();
-        nets.sort();
-        for pair in nets.windows(2) {
-            assert!(
-                pair[0].broadcast() < pair[1].network(),
-                "{} and {}",
-                pair[0],
-                pair[1]
-            );
-        }
-        for cluster in &topology.clusters {
-            assert!(cluster.service_cidr.contains(&cluster.service));
-            for node in &cluster.nodes {
+        for family in Family::ALL {
+            let mut nets: Vec<IpNet> = topology
+                .clusters
+                .iter()
+                .flat_map(|c| {
+                    [
+                        c.pod_net(family),
+                        c.service_net(family),
+                        c.underlay_net(family),
+                    ]
+                })
+                .chain([IpNet::new(wan(family, 0), 24).unwrap().trunc()])
+                .chain([Vxlan::Nodes, Vxlan::Gateways].map(|v| v.prefix(family == Family::V6)))
+                .collect();
+            nets.sort();
+            for pair in nets.windows(2) {
                 assert!(
-                    cluster.pod_cidr.contains(&node.pod_cidr)
-                        && cluster.underlay.contains(&node.address)
+                    pair[0].broadcast() < pair[1].network(),
+                    "{} and {}",
+                    pair[0],
+                    pair[1]
                 );
-                assert!(node.pod_cidr.contains(&node.cni_address));
-                assert!(
-                    node.pods
-                        .iter()
-                        .all(|pod| node.pod_cidr.contains(&pod.address))
-                );
+            }
+            let mut inner = BTreeSet::new();
+            for cluster in &topology.clusters {
+                let service = cluster.service_ip(family);
+                assert!(cluster.service_net(family).contains(&service));
+                for node in &cluster.nodes {
+                    let pods = node.pod_net(family);
+                    assert!(cluster.pod_net(family).contains(&pods));
+                    assert!(cluster.underlay_net(family).contains(&node.ip(family)));
+                    assert!(pods.contains(&node.cni_ip(family).unwrap()));
+                    assert!(node.pods.iter().all(|pod| pods.contains(&pod.ip(family))));
+                    // Of the clusters' gateways as of one cluster's nodes.
+                    let ip = Vxlan::Gateways.inner(node.ip(family));
+                    assert!(inner.insert(ip), "{ip} stands for two nodes");
+                }
             }
         }
         let mut names = topology.names();
@@ -339,12 +521,17 @@ mod tests {
     #[test]
     fn targets_are_names_and_addresses() {
         let topology = Topology::new(&Options::default());
-        let target = |text: &str| {
+        let in_family = |family, text: &str| {
             topology
-                .target(text)
+                .target_in(family, text)
                 .map(|t| t.to_string())
                 .map_err(|e| e.to_string())
         };
+        let target = |text: &str| in_family(Family::V4, text);
+        let target6 = |text: &str| in_family(Family::V6, text).unwrap();
+        assert_eq!(target6("west-2-a"), "[fd10:102:0:2::11]:8080");
+        assert_eq!(target6("web.west"), "[fd10:152::80]:80");
+        assert_eq!(target6("east-1:22"), "[fd00:30:1::1:11]:22");
         assert_eq!(target("west-2-a").unwrap(), "10.102.2.11:8080");
         assert_eq!(target("web.west").unwrap(), "10.152.0.80:80");
         assert_eq!(target("east:81").unwrap(), "10.151.0.80:81");

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use common::{agent, assert_all_good, conditions, joined};
 use strait_lab::matrix::{Origin, Way, targets, ways};
-use strait_lab::{CniChange, Lab, Options, Probe, Role};
+use strait_lab::{CniChange, Family, Lab, Options, Probe, Role};
 
 /// One lab for all tests that only look.
 static LAB: LazyLock<Lab> = LazyLock::new(|| joined("e2e", Options::default()));
@@ -93,7 +93,7 @@ fn host_ways(lab: &Lab, node: &str, to: &str, source: Ipv4Addr) -> Vec<Way> {
     let ways = |origin| {
         targets
             .iter()
-            .filter_map(move |to| Way::new(origin, node, to))
+            .filter_map(move |to| Way::new(Family::V4, origin, node, to))
     };
     let both = ways(Origin::Host).chain(ways(Origin::BoundHost));
     both.map(|way| way.seen_as(source)).collect()

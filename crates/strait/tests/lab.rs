@@ -236,7 +236,10 @@ fn exec_is_like_being_there() {
 #[test]
 fn mistakes_are_told_with_what_was_expected() {
     for (arguments, expected) in [
-        (vec!["lab", "up", "--cni", "x"], "expected bridge or calico"),
+        (
+            vec!["lab", "up", "--cni", "x"],
+            "expected bridge, calico or routed",
+        ),
         (vec!["lab", "up", "--clusters", "99"], "expected 1 to 50"),
         (vec!["lab", "up", "--name", "../x"], "expected 1 to 30 of"),
         (
