@@ -3,6 +3,7 @@
 //! The kernel of the node, the Endpoints, the Nodes and the other agents are folded into [`State`]; [`State::plan`]
 //! gives everything that the agent owns on the host, what it says of itself, and what is not as it should be.
 
+mod accepts;
 mod firewall;
 pub mod flows;
 mod health;

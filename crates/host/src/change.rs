@@ -53,6 +53,8 @@ pub enum Change {
     RemoveFdb(Fdb),
     /// One nftables transaction: all or nothing.
     Nft(Vec<nft::Op>),
+    /// Makes our accept rules in a chain of iptables-nft these, and puts them where they should stand.
+    SetAccepts(nft::TableId, String, Vec<nft::Rule>),
     /// Writes a sysctl.
     SetSysctl(String, String),
     /// Adds a route, or replaces our own of the same table, destination and metric.
@@ -73,7 +75,7 @@ impl Change {
             Self::CreateLink(..) | Self::ChangeLink(..) => Stage::Links,
             Self::AddAddress(_) => Stage::Addresses,
             Self::SetNeighbour(_) | Self::SetFdb(_) => Stage::Neighbours,
-            Self::Nft(_) => Stage::Nft,
+            Self::Nft(_) | Self::SetAccepts(..) => Stage::Nft,
             Self::SetSysctl(..) => Stage::Sysctls,
             Self::SetRoute(route) => match route.kind {
                 RouteKind::Unicast { .. } => Stage::Routes,
@@ -109,6 +111,9 @@ impl Change {
                 format!("forwarding entry {} to {} on {}", f.mac, f.dst, f.link)
             }
             Self::Nft(_) => "nftables table".to_owned(),
+            Self::SetAccepts(table, chain, _) => {
+                format!("accept rules in {} {chain}", String::from(table.clone()))
+            }
             Self::SetSysctl(path, _) => format!("sysctl {path}"),
             Self::SetRoute(r) | Self::RemoveRoute(r) => {
                 format!("route {} metric {} in table {}", r.dst, r.metric, r.table)
@@ -128,6 +133,7 @@ impl Change {
             Self::SetNeighbour(_) | Self::RemoveNeighbour(_) => "neighbour",
             Self::SetFdb(_) | Self::RemoveFdb(_) => "fdb",
             Self::Nft(_) => "nft",
+            Self::SetAccepts(..) => "accept",
             Self::SetSysctl(..) => "sysctl",
             Self::SetRoute(_) | Self::RemoveRoute(_) => "route",
             Self::AddRule(_) | Self::RemoveRule(_) => "rule",
@@ -168,6 +174,13 @@ impl Host {
                 self.fdb.remove(entry);
             }
             Change::Nft(ops) => nft::apply(&mut self.nft, ops),
+            Change::SetAccepts(table, name, rules) => {
+                let chain = self.filters.get_mut(table).and_then(|t| t.get_mut(name));
+                if let Some(chain) = chain {
+                    chain.ours.clone_from(rules);
+                    chain.in_place = true;
+                }
+            }
             Change::SetSysctl(path, value) => {
                 self.sysctls.insert(path.clone(), value.clone());
             }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use crate::firewall;
 use crate::nft::{self, Table, TableId};
 use crate::{
     Address, Change, Host, Link, LinkKind, Mac, Owned, Owner, Route, Rule, Stage, Wanted,
@@ -69,6 +70,9 @@ pub fn diff(host: &Host, wanted: &Wanted, owner: &Owner) -> Difference {
     fdb(host, wanted, owner, &gone, &mut d.changes, &mut removals);
     rules(host, wanted, owner, &mut d.changes, &mut removals);
     nft(host, wanted, owner, &mut d.changes);
+    if let Owned::Set(accepts) = &wanted.accepts {
+        d.changes.extend(firewall::diff(&host.filters, accepts));
+    }
     sysctls(host, wanted, &mut d.changes);
     d.changes.extend(routes);
     // Stable: within a stage the order above is kept. The links keep their own order: one that is made
@@ -110,6 +114,7 @@ fn drop_lost_on_conflicts(d: &mut Difference) {
         | Change::RemoveNeighbour(_)
         | Change::RemoveFdb(_)
         | Change::Nft(_)
+        | Change::SetAccepts(..)
         | Change::SetSysctl(..)
         | Change::RemoveRoute(_)
         | Change::AddRule(_)
@@ -133,6 +138,7 @@ fn removal_order(change: &Change) -> u8 {
         | Change::SetNeighbour(_)
         | Change::SetFdb(_)
         | Change::Nft(_)
+        | Change::SetAccepts(..)
         | Change::SetSysctl(..)
         | Change::SetRoute(_)
         | Change::AddRule(_) => 6,

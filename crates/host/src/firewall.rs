@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::Family;
-use crate::nft::Hook;
+use crate::nft::{Hook, Rule, TableId};
+use crate::{Change, Family};
 
 /// An nftables chain that is hooked in, whoever made it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -31,4 +31,40 @@ pub struct Filtering {
     pub legacy: BTreeSet<Family>,
     /// Packets that the rules of our table have counted, by chain and comment.
     pub counted: BTreeMap<(String, String), u64>,
+}
+
+/// The comment by which rules of ours are known in a chain of iptables.
+pub const ACCEPT_MARK: &str = "strait";
+
+/// A chain that iptables-nft keeps, `FORWARD` or `INPUT` of a table `filter`, as far as rules of ours stand in it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilterChain {
+    /// Whether its policy or a rule of its own drops or rejects.
+    pub drops: bool,
+    /// Our rules, in order: those with the comment [`ACCEPT_MARK`].
+    pub ours: Vec<Rule>,
+    /// Whether our rules stand where they should: in front of all others but the jumps to what enforces network
+    /// policies.
+    pub in_place: bool,
+}
+
+/// Chains that iptables-nft keeps, by table and name.
+pub type FilterChains = BTreeMap<TableId, BTreeMap<String, FilterChain>>;
+
+/// Accept rules for such chains, by table and name.
+pub type Accepts = BTreeMap<TableId, BTreeMap<String, Vec<Rule>>>;
+
+/// The changes that make our rules in others' chains what they should be. A chain that is not there gets none.
+pub(crate) fn diff(have: &FilterChains, want: &Accepts) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for (table, chains) in have {
+        for (name, chain) in chains {
+            let rules = want.get(table).and_then(|chains| chains.get(name));
+            let rules = rules.cloned().unwrap_or_default();
+            if chain.ours != rules || (!rules.is_empty() && !chain.in_place) {
+                changes.push(Change::SetAccepts(table.clone(), name.clone(), rules));
+            }
+        }
+    }
+    changes
 }

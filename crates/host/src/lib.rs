@@ -84,6 +84,8 @@ pub struct Host {
     pub sysctls: BTreeMap<String, String>,
     /// nftables tables.
     pub nft: BTreeMap<nft::TableId, nft::Table>,
+    /// Chains of iptables-nft in which rules of ours may stand.
+    pub filters: firewall::FilterChains,
 }
 
 impl Host {

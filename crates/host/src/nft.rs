@@ -194,6 +194,13 @@ pub enum Statement {
         /// The value.
         value: Value,
     },
+    /// Goes on if the address is within a prefix; made by [`Statement::within`].
+    Within {
+        /// [`Field::Source`] or [`Field::Destination`].
+        field: Field,
+        /// The prefix, of the field's family.
+        net: IpNet,
+    },
     /// Goes on if the field is in the set (or isn't, if `negated`).
     Lookup {
         /// What is looked at.
@@ -234,6 +241,23 @@ pub enum Statement {
     SetMark(u32),
     /// Something that we never write.
     Foreign(String),
+}
+
+impl Statement {
+    /// A match of an address with a prefix, in the form in which it is read back: a prefix of full length is an address.
+    #[must_use]
+    pub fn within(field: Field, net: IpNet) -> Self {
+        if net.prefix_len() < net.max_prefix_len() {
+            let net = net.trunc();
+            return Self::Within { field, net };
+        }
+        Self::Match {
+            field,
+            mask: None,
+            negated: false,
+            value: Value::Ip(net.addr()),
+        }
+    }
 }
 
 /// A set, or a map where `values` is given.
@@ -388,6 +412,7 @@ pub fn sets_used(table: &Table) -> BTreeSet<&str> {
             Statement::Lookup { set, .. } => Some(set.as_str()),
             Statement::SnatToMap { map, .. } => Some(map.as_str()),
             Statement::Match { .. }
+            | Statement::Within { .. }
             | Statement::Counter
             | Statement::Accept
             | Statement::Drop

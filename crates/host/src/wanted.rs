@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use crate::firewall::Accepts;
 use crate::nft::{Table, TableId};
 use crate::{Address, Fdb, Link, Neighbour, Route, Rule};
 
@@ -41,6 +42,8 @@ pub struct Wanted {
     pub fdb: Owned<BTreeSet<Fdb>>,
     /// nftables tables.
     pub nft: Owned<BTreeMap<TableId, Table>>,
+    /// Accept rules in the chains of iptables-nft, where those are.
+    pub accepts: Owned<Accepts>,
     /// Routes with the owner's protocol.
     pub routes: Owned<BTreeSet<Route>>,
     /// Policy rules with the owner's protocol.
@@ -62,6 +65,7 @@ impl Wanted {
             neighbours: Owned::Set(BTreeSet::new()),
             fdb: Owned::Set(BTreeSet::new()),
             nft: Owned::Set(BTreeMap::new()),
+            accepts: Owned::Set(BTreeMap::new()),
             routes: Owned::Set(BTreeSet::new()),
             rules: Owned::Set(BTreeSet::new()),
             sysctls: BTreeMap::new(),

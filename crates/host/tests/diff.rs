@@ -254,6 +254,7 @@ prop_compose! {
             neighbours: Owned::Set(neighbours.into_iter().filter(|n| on(&n.link)).collect()),
             fdb: Owned::Set(fdb.into_iter().filter(|f| on(&f.link)).collect()),
             nft: Owned::Set(nft.into_iter().map(|t| (table_id("strait"), t)).collect()),
+            accepts: Owned::Keep,
             routes: if keep { Owned::Keep } else { Owned::Set(routes.into_iter().filter(usable).collect()) },
             rules: Owned::Set(rules),
             sysctls: BTreeMap::from([("net/ipv4/conf/vx0/forwarding".into(), "1".into())]),
@@ -506,4 +507,54 @@ fn overlapping_and_adjacent_prefixes_become_one_interval() {
     assert!(set.elements.contains_key(&strait_host::nft::Element::Net(
         "10.0.0.0/8".parse().unwrap()
     )));
+}
+
+#[test]
+fn accept_rules_go_into_chains_that_are_there_and_come_back_to_their_place() {
+    let rule = strait_host::nft::Rule {
+        statements: vec![strait_host::nft::Statement::Accept],
+        comment: "strait".to_owned(),
+    };
+    let table = strait_host::nft::TableId {
+        family: strait_host::nft::TableFamily::Ip,
+        name: "filter".to_owned(),
+    };
+    let want = |rules: &[strait_host::nft::Rule]| {
+        let chains = ["FORWARD", "INPUT"].map(|chain| (chain.to_owned(), rules.to_vec()));
+        let accepts = BTreeMap::from([(table.clone(), BTreeMap::from(chains))]);
+        Wanted {
+            accepts: Owned::Set(accepts),
+            ..Wanted::default()
+        }
+    };
+    let mut host = Host::default();
+    let some = want(std::slice::from_ref(&rule));
+    assert_eq!(diff(&host, &some, &owner()).changes, [], "no chain");
+    let chains = host.filters.entry(table.clone()).or_default();
+    chains.insert("FORWARD".to_owned(), Default::default());
+    let set = |rules: Vec<_>| {
+        vec![Change::SetAccepts(
+            table.clone(),
+            "FORWARD".to_owned(),
+            rules,
+        )]
+    };
+    let changes = diff(&host, &some, &owner()).changes;
+    assert_eq!(changes, set(vec![rule.clone()]));
+    host.apply(&changes[0]);
+    assert_eq!(diff(&host, &some, &owner()).changes, []);
+    let chain = host
+        .filters
+        .get_mut(&table)
+        .unwrap()
+        .get_mut("FORWARD")
+        .unwrap();
+    chain.in_place = false;
+    assert_eq!(diff(&host, &some, &owner()).changes, set(vec![rule]));
+    assert_eq!(
+        diff(&host, &Wanted::default(), &owner()).changes,
+        [],
+        "kept"
+    );
+    assert_eq!(diff(&host, &want(&[]), &owner()).changes, set(vec![]));
 }

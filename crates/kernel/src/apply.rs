@@ -77,6 +77,9 @@ impl<'a> Pass<'a> {
                 other => gone(other),
             },
             Change::Nft(ops) => nft::commit(self.nf, ops),
+            Change::SetAccepts(table, chain, rules) => {
+                nft::set_accepts(self.nf, table, chain, rules)
+            }
             Change::SetSysctl(path, value) => sysctl::set(path, value),
             Change::SetRoute(route) => {
                 let indexes = self.hop_indexes(route)?;

@@ -2,6 +2,7 @@
 //!
 //! What the kernel holds beyond that vocabulary is read as something that equals nothing wanted.
 
+mod accepts;
 mod batch;
 mod expression;
 mod foreign;
@@ -11,6 +12,7 @@ mod read;
 mod set;
 mod statement;
 
+pub(crate) use accepts::{list as list_accepts, set as set_accepts};
 pub(crate) use batch::commit;
 pub(crate) use foreign::{base_chains, counters};
 pub(crate) use read::list;

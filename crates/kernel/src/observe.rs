@@ -32,6 +32,7 @@ pub(crate) fn observe(
         fdb: neighbour::list_fdb(rt, &vxlans)?,
         sysctls: sysctl::list(names.values()),
         nft: nft::list(nf, tables)?,
+        filters: nft::list_accepts(nf)?,
         links: links.into_iter().map(|l| (l.name, l.link)).collect(),
     })
 }

@@ -128,3 +128,91 @@ fn a_legacy_firewall_that_drops_is_named_with_the_commands_that_open_it() {
     }
     assert_eq!(agent(&lab, "east-2"), before);
 }
+
+/// What of ours stands in a chain, as iptables shows it.
+fn ours(lab: &Lab, node: &str, chain: &str) -> Vec<String> {
+    let shown = lab
+        .exec(node, &["iptables-nft", "-S", chain])
+        .expect("it runs");
+    let ours = shown
+        .lines()
+        .filter(|line| line.contains("--comment strait"));
+    ours.map(str::to_owned).collect()
+}
+
+fn all_pass(lab: &Lab, from: &str, to: &str) {
+    for (from, to) in [(from, to), (to, from)] {
+        for probe in [Probe::tcp(from, to), Probe::udp(from, to)] {
+            lab.probe_until(&probe, PATIENCE, |_| true)
+                .expect("it passes");
+        }
+    }
+}
+
+/// As a cautious administrator sets it up: what is not known is dropped.
+fn drop_by_default(lab: &Lab, node: &str) {
+    for command in [
+        "iptables-nft -A INPUT -p tcp -j ACCEPT",
+        "iptables-nft -A INPUT -p icmp -j ACCEPT",
+        "iptables-nft -A FORWARD -s 10.101.0.0/16 -d 10.101.0.0/16 -j ACCEPT",
+        "iptables-nft -P FORWARD DROP",
+        "iptables-nft -P INPUT DROP",
+    ] {
+        run(lab, node, command);
+    }
+}
+
+#[test]
+fn what_iptables_nft_would_drop_is_let_through_before_and_after_the_agents_start() {
+    let lab = lab("iptables-nft");
+    let (from, to) = (pod(&lab, "east-2"), pod(&lab, "west-2"));
+    for node in ["east-2", "east-1"] {
+        drop_by_default(&lab, node);
+    }
+    all_pass(&lab, &from, &to);
+    assert_eq!(
+        ours(&lab, "east-2", "FORWARD"),
+        [
+            "-A FORWARD -d 10.102.0.0/16 -o vx-submariner -m comment --comment strait -j ACCEPT",
+            "-A FORWARD -s 10.102.0.0/16 -d 10.101.0.0/16 -m comment --comment strait -j ACCEPT",
+            "-A FORWARD -d 10.152.0.0/16 -o vx-submariner -m comment --comment strait -j ACCEPT",
+            "-A FORWARD -s 10.152.0.0/16 -d 10.101.0.0/16 -m comment --comment strait -j ACCEPT",
+        ]
+    );
+    assert_eq!(
+        ours(&lab, "east-1", "INPUT"),
+        [
+            "-A INPUT -p udp -m udp --dport 4800 -m comment --comment strait -j ACCEPT",
+            "-A INPUT -p udp -m udp --dport 4500 -m comment --comment strait -j ACCEPT",
+        ]
+    );
+    // Somebody loads his own rules anew.
+    for node in ["east-2", "east-1"] {
+        run(&lab, node, "iptables-nft -F");
+        run(&lab, node, "iptables-nft -A INPUT -p tcp -j ACCEPT");
+    }
+    all_pass(&lab, &from, &to);
+    // They are there before the agents are, as after a boot.
+    for node in ["east-2", "east-1"] {
+        lab.kill(node, Role::RouteAgent).unwrap();
+        run(&lab, node, "iptables-nft -F");
+        drop_by_default(&lab, node);
+        lab.restart(node, Role::RouteAgent).unwrap();
+    }
+    all_pass(&lab, &from, &to);
+    for node in ["east-2", "east-1"] {
+        for condition in ["ForwardPolicyDrop", "TunnelInputDrop"] {
+            wait_for(&lab, node, condition, false);
+        }
+        // What does not drop needs no rules.
+        for chain in ["FORWARD", "INPUT"] {
+            run(&lab, node, &format!("iptables-nft -P {chain} ACCEPT"));
+            let deadline = Instant::now() + PATIENCE;
+            while !ours(&lab, node, chain).is_empty() {
+                assert!(Instant::now() < deadline, "{node}: {chain}");
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+    }
+    all_pass(&lab, &from, &to);
+}

@@ -12,7 +12,7 @@ use strait_host::{Family, Host, Mac, Owned, Wanted};
 
 use super::flows::FlowRules;
 use super::view::{FamilyView, Role};
-use super::{State, nft, routes, table};
+use super::{State, accepts, nft, routes, table};
 use crate::local::{every_link, seen};
 use crate::net::of_family;
 use crate::remote::{Remote, remotes};
@@ -174,6 +174,11 @@ impl State {
             addresses: Owned::Set(addresses),
             neighbours: Owned::Set(neighbours),
             fdb: Owned::Set(fdb),
+            accepts: Owned::Set(accepts::accepts(
+                host,
+                families,
+                &self.accept_ways(&variables),
+            )),
             nft: Owned::Set(BTreeMap::from([(table(), nft::table(&variables))])),
             routes: Owned::Set(wanted_routes),
             rules: Owned::Set(rules),
@@ -232,6 +237,17 @@ impl State {
             }
         }
         ways
+    }
+
+    fn accept_ways(&self, variables: &nft::Variables<'_>) -> accepts::Ways<'_> {
+        let cables = Family::ALL
+            .into_iter()
+            .filter_map(|f| Some((f, self.cable_link(f)?)));
+        accepts::Ways {
+            cables: cables.collect(),
+            gateway: self.role() == Role::Gateway,
+            port: variables.cable.as_ref().map(|(port, _)| *port),
+        }
     }
 
     /// What this node's annotation asks for.

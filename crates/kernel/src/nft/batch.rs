@@ -21,6 +21,15 @@ pub(crate) fn commit(socket: &mut Socket, ops: &[Op]) -> Result<(), Error> {
         let requests = object::encode(op, at as u32 + 1)?;
         messages.extend(requests.into_iter().map(|request| (at, request)));
     }
+    transact(socket, messages, |at| ops.get(at).map(object::words))
+}
+
+/// Carries out messages in one transaction; each comes with the number of its step, and `words` tells what that was.
+pub(super) fn transact(
+    socket: &mut Socket,
+    messages: Vec<(usize, Request)>,
+    words: impl Fn(usize) -> Option<String>,
+) -> Result<(), Error> {
     if messages.is_empty() {
         return Ok(());
     }
@@ -37,7 +46,7 @@ pub(crate) fn commit(socket: &mut Socket, ops: &[Op]) -> Result<(), Error> {
     bytes.extend(border(libc::NFNL_MSG_BATCH_END).finish(0, end));
     socket.make_room(bytes.len());
     socket.send(&bytes)?;
-    answer(socket, ops, first, &steps)
+    answer(socket, words, first, &steps)
 }
 
 /// What opens and closes a batch.
@@ -49,7 +58,12 @@ fn border(kind: i32) -> Request {
 
 /// Waits for the word on the last message, or on the batch as a whole, which carries the number of its first one
 /// (a commit that fails, no permission, no memory).
-fn answer(socket: &mut Socket, ops: &[Op], first: u32, steps: &[usize]) -> Result<(), Error> {
+fn answer(
+    socket: &mut Socket,
+    words: impl Fn(usize) -> Option<String>,
+    first: u32,
+    steps: &[usize],
+) -> Result<(), Error> {
     let mut failure: Option<Error> = None;
     let mut last = false;
     while !last {
@@ -70,10 +84,10 @@ fn answer(socket: &mut Socket, ops: &[Op], first: u32, steps: &[usize]) -> Resul
             }
             last |= number == 0 || number == steps.len();
             let step = number.checked_sub(1).and_then(|n| steps.get(n));
-            let op = step.and_then(|at| ops.get(*at));
+            let step = step.and_then(|at| words(*at));
             if let Some((errno, message)) = verdict.refusal {
                 failure.get_or_insert_with(|| Error::Kernel {
-                    operation: op.map_or_else(|| WHOLE.to_owned(), object::words),
+                    operation: step.unwrap_or_else(|| WHOLE.to_owned()),
                     errno,
                     message,
                 });

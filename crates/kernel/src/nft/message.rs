@@ -42,7 +42,9 @@ pub(super) const HOOK_PRIORITY: u16 = 2;
 /// `NFTA_RULE_*`.
 pub(super) const RULE_TABLE: u16 = 1;
 pub(super) const RULE_CHAIN: u16 = 2;
+pub(super) const RULE_HANDLE: u16 = 3;
 pub(super) const RULE_EXPRESSIONS: u16 = 4;
+pub(super) const RULE_POSITION: u16 = 6;
 pub(super) const RULE_USERDATA: u16 = 7;
 
 /// `NFTA_LIST_ELEM`.

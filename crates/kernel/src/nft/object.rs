@@ -158,7 +158,7 @@ pub(super) fn decode_base(attrs: Attrs<'_>) -> Result<Option<Base>, String> {
     }
 }
 
-fn encode_rule(request: &mut Request, rule: &Rule) -> Result<(), Error> {
+pub(super) fn encode_rule(request: &mut Request, rule: &Rule) -> Result<(), Error> {
     let mut expressions = Vec::new();
     for one in &rule.statements {
         expressions.extend(statement::lower(one)?);

@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use strait_host::Family;
 use strait_host::nft::{Field, Statement, Value};
 
@@ -175,6 +176,17 @@ pub(super) fn lower(statement: &Statement) -> Result<Vec<E>, Error> {
             });
             all
         }
+        Statement::Within { field, net } => {
+            let mut all = vec![load(*field)];
+            if net.prefix_len() < net.max_prefix_len() {
+                all.push(E::Mask(octets(net.netmask())));
+            }
+            all.push(E::Compare {
+                negated: false,
+                value: value_bytes(*field, &Value::Ip(net.network()))?,
+            });
+            all
+        }
         Statement::Lookup {
             field,
             negated,
@@ -274,6 +286,12 @@ fn recognise(rest: &[E]) -> Option<Statement> {
             negated: *negated,
             value: value_of(field, value)?,
         }),
+        [E::Mask(mask), E::Compare { value, .. }, ..]
+            if matches!(form(field), Form::Address(_)) =>
+        {
+            let net = IpNet::with_netmask(ip_of(value)?, ip_of(mask)?).ok()?;
+            Some(Statement::Within { field, net })
+        }
         [E::Mask(mask), E::Compare { negated, value }, ..] => Some(Statement::Match {
             field,
             mask: Some(number_of(field, mask)?),

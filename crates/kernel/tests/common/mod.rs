@@ -111,6 +111,7 @@ pub(crate) fn nothing() -> Wanted {
         neighbours: Owned::Set(BTreeSet::new()),
         fdb: Owned::Set(BTreeSet::new()),
         nft: Owned::Set(BTreeMap::new()),
+        accepts: Owned::Set(BTreeMap::new()),
         routes: Owned::Set(BTreeSet::new()),
         rules: Owned::Set(BTreeSet::new()),
         sysctls: BTreeMap::new(),
