@@ -153,6 +153,9 @@ impl State {
                 }
             }
         }
+        if families.iter().any(|v| v.family == Family::V6) && ipv6_forwarding(host) == Some(true) {
+            sysctls.insert(IPV6_FORWARDING.to_owned(), "1".to_owned());
+        }
         let variables = nft::Variables {
             families,
             host_source: families
@@ -402,6 +405,12 @@ impl State {
                 conditions.push(Condition::degraded("CniInterfaceNotFound", message));
             }
             conditions.extend(collisions(view));
+            if view.family == Family::V6 && ipv6_forwarding(host) == Some(false) {
+                let message = format!(
+                    "this host does not forward IPv6, and has a route by a router advertisement, which it would lose with forwarding:                      set accept_ra of that interface to 2, then {IPV6_FORWARDING} to 1"
+                );
+                conditions.push(Condition::degraded("Ipv6ForwardingOff", message));
+            }
             conditions.extend(self.vtep_mismatch(view));
         }
         let subnets = families.iter().flat_map(FamilyView::subnets).collect();
@@ -462,6 +471,25 @@ impl State {
                 .insert(ANNOTATION_VTEP_MAC.to_owned(), mac.to_string());
         }
         object
+    }
+}
+
+/// Forwarding of IPv6, below `/proc/sys`: only that of all links counts (net/ipv6/ip6_output.c, `ip6_forward`).
+const IPV6_FORWARDING: &str = "net/ipv6/conf/all/forwarding";
+/// `RTPROT_RA` in linux/rtnetlink.h: a route by a router advertisement.
+const BY_ADVERTISEMENT: u8 = 9;
+
+/// Whether we see to it that the host forwards IPv6, which makes it deaf to router advertisements; `None` where it
+/// forwards, but for our doing.
+fn ipv6_forwarding(host: &Host) -> Option<bool> {
+    let advertised = host
+        .routes
+        .iter()
+        .any(|r| r.protocol == BY_ADVERTISEMENT && Family::of_net(&r.dst) == Family::V6);
+    match (host.sysctl(IPV6_FORWARDING)?, advertised) {
+        (0, advertised) => Some(!advertised),
+        (_, true) => None,
+        (_, false) => Some(true),
     }
 }
 

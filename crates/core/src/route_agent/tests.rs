@@ -354,6 +354,37 @@ fn a_gateway_without_a_cni_address_lets_no_host_through_halfway_and_pods_as_ever
 }
 
 #[test]
+fn ipv6_is_forwarded_unless_router_advertisements_would_be_lost() {
+    const PATH: &str = "net/ipv6/conf/all/forwarding";
+    let plan = |value: Option<&str>, protocol: u8| {
+        let mut host = bare_host("172.30.1.12");
+        host.addresses.insert(address("eth0", "fd00:30:1::1:12/64"));
+        let by = route("::/0", "fd00:30:1::1:1", "eth0");
+        host.routes.insert(Route { protocol, ..by });
+        host.sysctls
+            .extend(value.map(|v| (PATH.to_owned(), v.to_owned())));
+        let mut s = state(WORKER, host);
+        s.settings.cluster_cidrs.push(net("fd10:101::/48"));
+        s.plan()
+    };
+    let told = |plan: &Plan| condition(plan, "Ipv6ForwardingOff").is_some();
+    for (value, protocol, set, off) in [
+        (Some("0"), 3, true, false),
+        (Some("1"), 3, true, false),
+        (Some("0"), 9, false, true),
+        (Some("1"), 9, false, false),
+        (None, 3, false, false),
+    ] {
+        let plan = plan(value, protocol);
+        let case = format!("{value:?} with a route of protocol {protocol}");
+        assert_eq!(plan.wanted.sysctls.contains_key(PATH), set, "{case}");
+        assert_eq!(told(&plan), off, "{case}");
+    }
+    let v4 = state(WORKER, bare_host("172.30.1.12")).plan();
+    assert!(!v4.wanted.sysctls.contains_key(PATH));
+}
+
+#[test]
 fn a_gateway_without_its_cable_has_guards_only() {
     let plan = state(GATEWAY, host_with_cni("172.30.1.11", "10.1.1.1")).plan();
     assert!(
