@@ -8,7 +8,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{agent, joined};
-use strait_lab::{Lab, Options, Probe, Role};
+use strait_lab::{Families, Lab, Options, Probe, Role};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -25,21 +25,35 @@ fn state(lab: &Lab, node: &str) -> String {
         lines.sort();
         lines.join("\n")
     };
+    // Of others it shows ours as their far ends, which are in other namespaces, by the number.
+    let begun = |text: &str, mark: &str| {
+        let lines = text.lines().filter(|line| line.starts_with(mark));
+        lines.collect::<Vec<_>>().join("\n")
+    };
     [
         table,
         ours(show(&["ip", "route", "show", "table", "all"]), "proto 83"),
+        ours(
+            show(&["ip", "-6", "route", "show", "table", "all"]),
+            "proto 83",
+        ),
         ours(show(&["ip", "rule"]), "proto 83"),
-        ours(show(&["ip", "-4", "-br", "address"]), "vx-submariner"),
-        ours(show(&["bridge", "fdb"]), "vx-submariner dst"),
+        ours(show(&["ip", "-6", "rule"]), "proto 83"),
+        begun(&show(&["ip", "-4", "-br", "address"]), "vx-submariner"),
+        begun(
+            &show(&["ip", "-6", "-br", "address", "show", "scope", "global"]),
+            "vx-submariner",
+        ),
+        ours(show(&["bridge", "fdb"]), " dst "),
         ours(
             show(&["ip", "neigh", "show", "nud", "permanent"]),
             "vx-submariner",
         ),
         show(&[
             "sysctl",
-            "-n",
-            "net.ipv4.conf.vx-submariner.forwarding",
-            "net.ipv4.conf.vx-submariner.send_redirects",
+            "-a",
+            "-r",
+            r"ipv4.conf.vx-submariner\.(forwarding|send_redirects)|ipv6.conf.all.forwarding",
         ]),
     ]
     .join("\n--\n")
@@ -71,39 +85,75 @@ fn what_somebody_takes_away_comes_back_without_a_restart() {
             ..Options::default()
         },
     );
+    let worker = [
+        "ip route replace unreachable 10.102.0.0/16 metric 4294967295 proto 83 table 77",
+        "ip route delete 10.102.0.0/16 metric 0",
+    ];
+    take_away_on_both(&lab, &V4, &worker, "ip rule delete priority 100");
+}
+
+#[test]
+fn what_somebody_takes_away_of_ipv6_comes_back_without_a_restart() {
+    let lab = joined(
+        "drift-6",
+        Options {
+            nodes: 2,
+            families: Families::V6,
+            ..Options::default()
+        },
+    );
+    let worker = [
+        "ip route replace unreachable fd10:102::/48 metric 4294967295 proto 83 table 77",
+        "ip route delete fd10:102::/48 metric 1024",
+        "ip route delete unreachable fd10:102::/48 metric 4294967295",
+    ];
+    take_away_on_both(&lab, &V6, &worker, "ip -6 rule delete priority 100");
+}
+
+const V4: [&str; 13] = [
+    "ip link delete vx-submariner",
+    "ip link set vx-submariner down",
+    "ip link set vx-submariner mtu 1300",
+    "ip link set vx-submariner address 02:00:00:00:00:99",
+    "ip address flush dev vx-submariner",
+    "ip address add 240.9.9.9/8 dev vx-submariner",
+    "ip neigh flush dev vx-submariner nud permanent",
+    "nft flush ruleset",
+    "nft delete table inet strait-route-agent",
+    "nft flush chain inet strait-route-agent source",
+    "nft add rule inet strait-route-agent source drop",
+    "nft add element inet strait-route-agent remote4 { 10.9.0.0/16 }",
+    "ip route flush proto 83 table all",
+];
+
+const V6: [&str; 12] = [
+    "ip link delete vx-submariner-6",
+    "ip link set vx-submariner-6 down",
+    "ip link set vx-submariner-6 mtu 1300",
+    "ip link set vx-submariner-6 address 02:00:00:00:00:99",
+    "ip -6 address flush dev vx-submariner-6 scope global",
+    "ip address add fd00:100:100::9:9/96 dev vx-submariner-6",
+    "ip -6 neigh flush dev vx-submariner-6 nud permanent",
+    "nft flush ruleset",
+    "nft add rule inet strait-route-agent source drop",
+    "nft add element inet strait-route-agent remote6 { fd10:9::/48 }",
+    "ip -6 route flush proto 83 table all",
+    "sysctl -w net.ipv6.conf.all.forwarding=0",
+];
+
+/// On a worker and on a gateway.
+fn take_away_on_both(lab: &Lab, damages: &[&str], of_worker: &[&str], of_gateway: &str) {
     std::thread::scope(|threads| {
-        threads.spawn(|| take_away(&lab, "east-2", false));
-        threads.spawn(|| take_away(&lab, "east-1", true));
+        threads.spawn(|| take_away(lab, "east-2", &[damages, of_worker].concat()));
+        threads.spawn(|| take_away(lab, "east-1", &[damages, &[of_gateway]].concat()));
     });
     let seen = lab.probe_until(&Probe::tcp("east-2-a", "west-2-a"), PATIENCE, |_| true);
     assert!(seen.is_ok(), "{seen:?}");
 }
 
 /// Damages a node in every way, one after the other, and waits each time until it is as it was.
-fn take_away(lab: &Lab, node: &str, gateway: bool) {
+fn take_away(lab: &Lab, node: &str, damages: &[&str]) {
     let (before, pid) = (state(lab, node), agent(lab, node));
-    let mut damages = vec![
-        "ip link delete vx-submariner",
-        "ip link set vx-submariner down",
-        "ip link set vx-submariner mtu 1300",
-        "ip link set vx-submariner address 02:00:00:00:00:99",
-        "ip address flush dev vx-submariner",
-        "ip address add 240.9.9.9/8 dev vx-submariner",
-        "ip neigh flush dev vx-submariner nud permanent",
-        "nft flush ruleset",
-        "nft delete table inet strait-route-agent",
-        "nft flush chain inet strait-route-agent source",
-        "nft add rule inet strait-route-agent source drop",
-        "nft add element inet strait-route-agent remote4 { 10.9.0.0/16 }",
-        "ip route flush proto 83 table all",
-    ];
-    if gateway {
-        damages.push("ip rule delete priority 100");
-    } else {
-        damages
-            .push("ip route replace unreachable 10.102.0.0/16 metric 4294967295 proto 83 table 77");
-        damages.push("ip route delete 10.102.0.0/16 metric 0");
-    }
     for damage in damages {
         let words: Vec<&str> = damage.split(' ').collect();
         lab.exec(node, &words).expect(damage);

@@ -8,7 +8,7 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{conditions, joined};
 use strait_lab::matrix::{Origin, Tried, Way, render, targets, ways};
@@ -122,6 +122,45 @@ fn run(name: &str) {
     }
 }
 
+#[test]
+fn a_gateway_with_a_pod_address_lends_it_to_workers_that_never_get_one() {
+    let lab = joined(
+        "lend",
+        Options {
+            nodes: 2,
+            cnis: vec![Cni::Routed, Cni::Bridge],
+            families: Families::Dual,
+            ..Options::default()
+        },
+    );
+    let (gateway, worker) = ("east-1", lab.topology().node("east-2").expect("a node").1);
+    let addresses: [(Family, IpAddr); 2] = [
+        (Family::V4, [10, 101, 1, 1].into()),
+        (Family::V6, [0xfd10, 0x101, 0, 1, 0, 0, 0, 1].into()),
+    ];
+    for (family, source) in addresses {
+        all_good(&lab, &host_ways(&lab, family, worker, None));
+        let address = source.to_string();
+        lab.exec(gateway, &["ip", "address", "add", &address, "dev", "lo"])
+            .expect("it is added");
+        let ways = host_ways(&lab, family, worker, Some(source));
+        wait_for(&lab, &ways[0]);
+        all_good(&lab, &ways);
+        lab.exec(gateway, &["ip", "address", "del", &address, "dev", "lo"])
+            .expect("it is removed");
+    }
+    // It is gone again, and with it the way; pods never notice.
+    let closed = |way: &Way| way.attempt(&lab).is_ok_and(|tried| tried.good());
+    let deadline = Instant::now() + PATIENCE;
+    for (family, _) in addresses {
+        let way = &host_ways(&lab, family, worker, None)[0];
+        while !closed(way) {
+            assert!(Instant::now() < deadline, "{way:?} is still open");
+        }
+    }
+    all_good(&lab, &ways(lab.topology()));
+}
+
 /// Every node boots, the agents before the CNIs; workers meanwhile borrow the gateway's address.
 fn boot_with_late_cnis(lab: &Lab) {
     for cluster in &lab.topology().clusters {
@@ -133,7 +172,7 @@ fn boot_with_late_cnis(lab: &Lab) {
     for cluster in &lab.topology().clusters {
         for family in lab.topology().families.all() {
             if let Some(source) = cluster.nodes[0].cni_ip(*family) {
-                let ways = host_ways(lab, *family, &cluster.nodes[1], source);
+                let ways = host_ways(lab, *family, &cluster.nodes[1], Some(source));
                 wait_for(lab, &ways[0]);
                 // Pods of the other cluster's worker are not there yet.
                 let there = |way: &Way| way.to.ends_with("-1-a");
@@ -171,8 +210,8 @@ fn other<'a>(lab: &'a Lab, node: &Node) -> &'a Cluster {
         .expect("another cluster")
 }
 
-/// The ways of a node's own processes to the other cluster, where the listener sees `source`.
-fn host_ways(lab: &Lab, family: Family, node: &Node, source: IpAddr) -> Vec<Way> {
+/// The ways of a node's own processes to the other cluster, where the listener sees `source`, or nobody.
+fn host_ways(lab: &Lab, family: Family, node: &Node, source: Option<IpAddr>) -> Vec<Way> {
     let targets = targets(other(lab, node));
     let of = |origin| {
         targets
@@ -180,7 +219,7 @@ fn host_ways(lab: &Lab, family: Family, node: &Node, source: IpAddr) -> Vec<Way>
             .filter_map(move |to| Way::new(family, origin, node, to))
     };
     let both = of(Origin::Host).chain(of(Origin::BoundHost));
-    both.map(|way| way.seen_as(source)).collect()
+    both.map(|way| Way { source, ..way }).collect()
 }
 
 /// Tries ways, many at once, and fails with a table of those that did not go as they should.

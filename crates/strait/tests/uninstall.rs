@@ -8,7 +8,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{binary, joined};
-use strait_lab::{Lab, Options, Role};
+use strait_lab::{Families, Lab, Options, Role};
 
 /// Everything on a node that an agent could have left, as foreign tools show it.
 fn leftovers(lab: &Lab, node: &str) -> Vec<String> {
@@ -27,6 +27,7 @@ fn leftovers(lab: &Lab, node: &str) -> Vec<String> {
             "proto 83",
         ),
         ("rule", show(&["ip", "rule"]), "proto 83"),
+        ("rule", show(&["ip", "-6", "rule"]), "proto 83"),
         ("nftables", show(&["nft", "list", "ruleset"]), "strait"),
     ] {
         left.extend(
@@ -54,6 +55,7 @@ fn uninstalling_removes_all_that_is_ours_says_so_and_leaves_the_rest() {
         "uninstall",
         Options {
             nodes: 2,
+            families: Families::Dual,
             ..Options::default()
         },
     );
