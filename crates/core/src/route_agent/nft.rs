@@ -38,6 +38,10 @@ const TCP: u32 = 6;
 const UDP: u32 = 17;
 /// `NF_CT_STATE_BIT(IP_CT_NEW)` as nftables has it: `ct state new`.
 const CT_NEW: u32 = 8;
+/// The same for `ct state established,related`: bits 2 and 4.
+const CT_SETTLED: u32 = 6;
+/// Chain that clamps segment sizes.
+const MSS: &str = "mss";
 /// SYN and RST of the TCP flags (RFC 9293).
 const SYN: u32 = 2;
 const SYN_RST: u32 = 6;
@@ -103,21 +107,12 @@ pub(super) fn table(v: &Variables<'_>) -> Table {
             ),
         ),
         (
-            "ways",
-            chain(
-                ChainKind::Filter,
-                Hook::Prerouting,
-                EARLY_PRIORITY,
-                way_rules(v),
-            ),
-        ),
-        (
             INPUT_FIRST,
             chain(
                 ChainKind::Filter,
                 Hook::Input,
                 EARLY_PRIORITY,
-                [tunnel_rules(v), counted_tunnels(v)].concat(),
+                [way_rules(v), tunnel_rules(v), counted_tunnels(v)].concat(),
             ),
         ),
         (
@@ -135,7 +130,12 @@ pub(super) fn table(v: &Variables<'_>) -> Table {
                 ChainKind::Filter,
                 Hook::Forward,
                 FIRST_PRIORITY,
-                counted_forwards(v),
+                [
+                    vec![clamped(), settled()],
+                    way_rules(v),
+                    counted_forwards(v),
+                ]
+                .concat(),
             ),
         ),
         (
@@ -144,17 +144,24 @@ pub(super) fn table(v: &Variables<'_>) -> Table {
                 ChainKind::Filter,
                 Hook::Forward,
                 LAST_PRIORITY,
-                counted_forwards(v),
+                [vec![settled()], counted_forwards(v)].concat(),
             ),
         ),
         (
-            "mss",
+            "mss-output",
             chain(
                 ChainKind::Filter,
-                Hook::Postrouting,
+                Hook::Output,
                 EARLY_PRIORITY,
-                mss_rules(v),
+                vec![clamped()],
             ),
+        ),
+        (
+            MSS,
+            Chain {
+                base: None,
+                rules: mss_rules(v),
+            },
         ),
     ];
     table.chains = chains
@@ -162,6 +169,43 @@ pub(super) fn table(v: &Variables<'_>) -> Table {
         .map(|(name, chain)| (name.to_owned(), chain))
         .collect();
     table
+}
+
+/// SYNs, which are few, go where they are clamped.
+fn clamped() -> Rule {
+    rule(
+        "connections begin with a segment size that fits",
+        [
+            number(Field::Transport, TCP),
+            syn(),
+            Statement::Jump(MSS.to_owned()),
+        ],
+    )
+}
+
+/// Packets of settled connections, which are most, end here: this chain is asked of every packet that passes through.
+fn settled() -> Rule {
+    rule(
+        "settled connections need no further look",
+        [
+            Statement::Match {
+                field: Field::CtState,
+                mask: Some(CT_SETTLED),
+                negated: true,
+                value: Value::Number(0),
+            },
+            Statement::Accept,
+        ],
+    )
+}
+
+fn syn() -> Statement {
+    Statement::Match {
+        field: Field::TcpFlags,
+        mask: Some(SYN_RST),
+        negated: false,
+        value: Value::Number(SYN),
+    }
 }
 
 /// Name of the set of a family, e.g. `remote4`.
@@ -330,19 +374,12 @@ fn mss_rules(v: &Variables<'_>) -> Vec<Rule> {
     let clamp = v.mss.map_or(Statement::ClampMss, Statement::SetMss);
     for view in v.families {
         let f = view.family;
-        let syn = || Statement::Match {
-            field: Field::TcpFlags,
-            mask: Some(SYN_RST),
-            negated: false,
-            value: Value::Number(SYN),
-        };
         let remote = name("remote", f);
         for (comment, side) in [
             ("fit the path to remote clusters", to(f, &remote)),
             ("and the path back", from(f, &remote)),
         ] {
             let statements = [
-                // Few packets are SYNs: the sets are looked up for those only.
                 number(Field::Transport, TCP),
                 syn(),
                 family(f),
