@@ -112,7 +112,8 @@ pub(super) fn table(v: &Variables<'_>) -> Table {
                 ChainKind::Filter,
                 Hook::Input,
                 EARLY_PRIORITY,
-                [way_rules(v), tunnel_rules(v), counted_tunnels(v)].concat(),
+                // Tunnels first, and done with: they carry everything.
+                [tunnel_rules(v), accepted(counted_tunnels(v)), way_rules(v)].concat(),
             ),
         ),
         (
@@ -352,6 +353,14 @@ fn counted_tunnels(v: &Variables<'_>) -> Vec<Rule> {
         rule(&tunnel_comment(f, port), statements)
     };
     each.map(count).collect()
+}
+
+/// The same rules, each of which ends its chain.
+fn accepted(mut rules: Vec<Rule>) -> Vec<Rule> {
+    for rule in &mut rules {
+        rule.statements.push(Statement::Accept);
+    }
+    rules
 }
 
 /// What passes through between clusters.
