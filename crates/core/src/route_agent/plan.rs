@@ -105,7 +105,7 @@ impl State {
         let mut rules = BTreeSet::new();
         let mut sysctls = BTreeMap::new();
         let mut loose = BTreeSet::new();
-        let cable = self.cable(families, host);
+        let cable = self.cable(families);
         let mac = mac(families);
         for view in families {
             if let Some((name, link)) = mac.and_then(|mac| routes::link(view, mac)) {
@@ -212,7 +212,7 @@ impl State {
     }
 
     /// UDP port of this node's VXLAN cable, and its peers' addresses.
-    fn cable(&self, families: &[FamilyView<'_>], _host: &Host) -> Option<(u16, BTreeSet<IpAddr>)> {
+    fn cable(&self, families: &[FamilyView<'_>]) -> Option<(u16, BTreeSet<IpAddr>)> {
         let gateway = self
             .gateway
             .as_ref()
@@ -414,7 +414,7 @@ impl State {
             conditions.extend(self.vtep_mismatch(view));
         }
         let subnets = families.iter().flat_map(FamilyView::subnets).collect();
-        let port = self.cable(families, host).map(|(port, _)| port);
+        let port = self.cable(families).map(|(port, _)| port);
         conditions.extend(self.firewall.conditions(&subnets, port));
         conditions
     }

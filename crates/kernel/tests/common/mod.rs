@@ -105,18 +105,7 @@ pub(crate) fn links(all: &[(&str, Link)]) -> Owned<BTreeMap<String, Link>> {
 
 /// Nothing wanted, of anything.
 pub(crate) fn nothing() -> Wanted {
-    Wanted {
-        links: Owned::Set(BTreeMap::new()),
-        addresses: Owned::Set(BTreeSet::new()),
-        neighbours: Owned::Set(BTreeSet::new()),
-        fdb: Owned::Set(BTreeSet::new()),
-        nft: Owned::Set(BTreeMap::new()),
-        accepts: Owned::Set(BTreeMap::new()),
-        routes: Owned::Set(BTreeSet::new()),
-        rules: Owned::Set(BTreeSet::new()),
-        sysctls: BTreeMap::new(),
-        loose_reverse_path: BTreeSet::new(),
-    }
+    Wanted::nothing()
 }
 
 pub(crate) fn observe(ns: &Namespace) -> Host {
