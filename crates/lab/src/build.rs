@@ -167,21 +167,27 @@ fn address_line(address: IpAddr, dev: &str) -> String {
     }
 }
 
-/// A bridge without an address of its own takes a port's, and another one's when that port goes: the neighbours would send into the void.
+/// A bridge, and a cable to it that holds the router's addresses: a packet that leaves by the bridge's own device inside a tunnel would be cut
+/// to the size of the wire there (such a device offers no `hw_enc_features`), where cables, as network cards, pass it on whole.
 fn bridge(
     name: &str,
     number: u8,
     families: Families,
     address: &dyn Fn(Family) -> IpAddr,
 ) -> Vec<String> {
+    let cable = format!("{name}0");
+    // Of its own, lest machines that know it send into the void when it is made anew.
     let mac = format!("02:31:00:00:00:{number:02x}");
     let mut lines = vec![
         // Without snooping: with it, multicast of IPv6 neighbours waits for queriers that are not there.
-        format!("link add {name} address {mac} type bridge forward_delay 0 mcast_snooping 0"),
+        format!("link add {name} type bridge forward_delay 0 mcast_snooping 0"),
+        format!("link add {cable} address {mac} type veth peer name {cable}-port"),
+        format!("link set {cable}-port master {name} up"),
         format!("link set {name} up"),
+        format!("link set {cable} up"),
     ];
     let families = families.all().iter();
-    lines.extend(families.map(|family| address_line(address(*family), name)));
+    lines.extend(families.map(|family| address_line(address(*family), &cable)));
     lines
 }
 
