@@ -112,6 +112,9 @@ impl<M: Machine> Engine<M> {
                 }
             }
             let (plan, outcome) = self.pass(arrived, reading).await;
+            if reading && outcome.made.is_empty() {
+                self.metrics.verified(last_read.elapsed());
+            }
             carry_out(plan, &outcome);
         }
     }

@@ -45,12 +45,13 @@ pub struct Metrics {
     changes: Family<ByObject, Counter>,
     errors: Family<ByKind, Counter>,
     latency: Histogram,
+    verify: Histogram,
 }
 
 impl Metrics {
     /// The families that every process has: `strait_build_info{process,version}`, `strait_condition{condition}`,
-    /// `strait_passes_total`, `strait_changes_total{object}`, `strait_errors_total{kind}` and
-    /// `strait_event_to_kernel_seconds`.
+    /// `strait_passes_total`, `strait_changes_total{object}`, `strait_errors_total{kind}`,
+    /// `strait_event_to_kernel_seconds` and `strait_verify_seconds`.
     #[must_use]
     pub fn new(process: &'static str) -> Self {
         let mut registry = Registry::with_prefix("strait");
@@ -85,6 +86,13 @@ impl Metrics {
             Unit::Seconds,
             latency.clone(),
         );
+        let verify = Histogram::new(SECONDS);
+        registry.register_with_unit(
+            "verify",
+            "How long a pass takes that reads the kernel first and finds nothing to change",
+            Unit::Seconds,
+            verify.clone(),
+        );
         Self {
             registry: Arc::new(Mutex::new(registry)),
             conditions,
@@ -92,6 +100,7 @@ impl Metrics {
             changes,
             errors,
             latency,
+            verify,
         }
     }
 
@@ -126,6 +135,11 @@ impl Metrics {
     /// The kernel holds what follows from an event that arrived `elapsed` ago.
     pub fn event_to_kernel(&self, elapsed: Duration) {
         self.latency.observe(elapsed.as_secs_f64());
+    }
+
+    /// A pass read the kernel, found nothing to change, and took `elapsed`.
+    pub fn verified(&self, elapsed: Duration) {
+        self.verify.observe(elapsed.as_secs_f64());
     }
 
     /// All of it in the OpenMetrics text format.

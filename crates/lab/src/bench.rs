@@ -2,6 +2,7 @@
 
 mod events;
 mod figure;
+mod scale;
 mod throughput;
 
 use std::path::Path;
@@ -19,6 +20,15 @@ use figure::{Figure, Unit};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What to measure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Part {
+    /// Two clusters: events, and what the way between them carries
+    Lab,
+    /// A route agent among a thousand other clusters
+    Scale,
+}
+
 /// How much to measure.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Effort {
@@ -31,12 +41,22 @@ pub(crate) struct Effort {
 }
 
 /// Measures everything; prints Markdown, or JSON.
-pub(crate) fn run(binary: &Path, effort: Effort, json: bool) -> Result<ExitCode> {
+pub(crate) fn run(binary: &Path, parts: &[Part], effort: Effort, json: bool) -> Result<ExitCode> {
     let options = Options {
         name: format!("bench-{}", std::process::id()),
         ..Options::default()
     };
-    let figures = signals::ending(&options.name, || measure(&options, binary, effort))?;
+    let mut figures = Vec::new();
+    if parts.contains(&Part::Lab) {
+        figures.extend(signals::ending(&options.name, || {
+            measure(&options, binary, effort)
+        })?);
+    }
+    if parts.contains(&Part::Scale) {
+        figures.extend(signals::ending(&options.name, || {
+            scale::figures(&options.name, binary, effort)
+        })?);
+    }
     if json {
         print(&(serde_json::to_string_pretty(&figures)? + "\n"))?;
     } else {

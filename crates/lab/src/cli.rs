@@ -14,7 +14,7 @@ use strait_host::Family;
 use crate::client::{Lab, down};
 use crate::control::CniChange;
 use crate::options::{Cni, Families, Options, RpFilter};
-use crate::probe::{Probe, Transport};
+use crate::probe::{self, Probe, Transport};
 use crate::process::Role;
 use crate::sandbox::{self, SELF};
 use crate::state::StateDir;
@@ -162,6 +162,9 @@ enum Action {
         /// How many seconds each throughput is measured
         #[arg(long, default_value_t = 2)]
         seconds: u32,
+        /// What to measure
+        #[arg(long, value_delimiter = ',', default_value = "lab,scale")]
+        parts: Vec<bench::Part>,
         /// Print JSON with all samples instead of a Markdown table
         #[arg(long)]
         json: bool,
@@ -182,6 +185,12 @@ enum Action {
     Supervisor { order: String },
     #[command(hide = true)]
     PodServer,
+    #[command(hide = true)]
+    Flows {
+        to: std::net::SocketAddr,
+        #[arg(long)]
+        seconds: f64,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -278,7 +287,7 @@ pub fn main(matches: &ArgMatches) -> Result<ExitCode> {
             timeout,
         } => {
             let timeout_ms = seconds(timeout)?.as_millis().try_into()?;
-            return probe(
+            return try_probe(
                 &find(&lab)?,
                 &Probe {
                     from,
@@ -339,6 +348,7 @@ pub fn main(matches: &ArgMatches) -> Result<ExitCode> {
             runs,
             rounds,
             seconds,
+            parts,
             json,
         } => {
             let effort = bench::Effort {
@@ -346,13 +356,17 @@ pub fn main(matches: &ArgMatches) -> Result<ExitCode> {
                 rounds,
                 seconds,
             };
-            return bench::run(binary, effort, json);
+            return bench::run(binary, &parts, effort, json);
         }
         Action::Demo { cni_after } => return demo::run(binary, seconds(cni_after)?),
         Action::Sandbox { order } => return sandbox::sandbox(&order),
         Action::Init { order } => return sandbox::init(&order),
         Action::Supervisor { order } => return supervisor::run(&order),
         Action::PodServer => return pod::serve(),
+        Action::Flows { to, seconds: time } => {
+            let flows = probe::flows(to, seconds(time)?)?;
+            print(&format!("{flows:.1}\n"))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -386,7 +400,7 @@ fn up(arguments: &Up, binary: &Path) -> Result<()> {
     ))
 }
 
-fn probe(lab: &Lab, probe: &Probe) -> Result<ExitCode> {
+fn try_probe(lab: &Lab, probe: &Probe) -> Result<ExitCode> {
     match lab.probe(probe)? {
         Ok(seen) => {
             #[allow(clippy::cast_precision_loss, reason = "milliseconds for a reader")]

@@ -176,6 +176,26 @@ fn stream(
     }
 }
 
+/// New flows a second: one datagram and its answer each, one after the other, from the calling thread's network namespace.
+pub(crate) fn flows(to: SocketAddr, time: Duration) -> Result<f64> {
+    let start = Instant::now();
+    let mut buffer = [0; 256];
+    let mut answered = 0u32;
+    while start.elapsed() < time {
+        // Its port is the kernel's choice: a flow of its own for connection tracking.
+        let socket = UdpSocket::bind(match to {
+            SocketAddr::V4(_) => "0.0.0.0:0",
+            SocketAddr::V6(_) => "[::]:0",
+        })?;
+        socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+        socket.send_to(b"flow", to)?;
+        // One that got lost took its second.
+        answered += u32::from(socket.recv(&mut buffer).is_ok());
+    }
+    ensure!(answered > 0, "{to} does not answer");
+    Ok(f64::from(answered) / start.elapsed().as_secs_f64())
+}
+
 /// Routers do not divide IPv6 packets: the sender of one that is too big for the path is told so, and has to send again. That
 /// happens once each way.
 const AGAIN: Duration = Duration::from_millis(150);

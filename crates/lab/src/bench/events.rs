@@ -15,13 +15,13 @@ use crate::client::Lab;
 use crate::control::CniChange;
 
 /// A command whose lines are taken with the time at which they came.
-struct Monitor {
+pub(super) struct Monitor {
     child: Child,
     lines: Receiver<(Instant, String)>,
 }
 
 impl Monitor {
-    fn start(lab: &Lab, node: &str, command: &[&str]) -> Result<Self> {
+    pub(super) fn start(lab: &Lab, node: &str, command: &[&str]) -> Result<Self> {
         let mut child = lab
             .command(node, command.iter().copied())
             .stdout(Stdio::piped())
@@ -42,7 +42,7 @@ impl Monitor {
     }
 
     /// When the next line came in which all of `parts` occur.
-    fn until(&self, parts: &[&str]) -> Result<Instant> {
+    pub(super) fn until(&self, parts: &[&str]) -> Result<Instant> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             match self
@@ -156,6 +156,6 @@ fn stranger(number: u32, subnet: &str) -> (String, Value) {
     (name, endpoint)
 }
 
-fn milliseconds(start: Instant, end: Instant) -> f64 {
+pub(super) fn milliseconds(start: Instant, end: Instant) -> f64 {
     end.saturating_duration_since(start).as_secs_f64() * 1000.0
 }

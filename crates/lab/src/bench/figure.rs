@@ -12,6 +12,8 @@ pub(super) enum Unit {
     Milliseconds,
     GigabitsPerSecond,
     Ratio,
+    PerSecond,
+    Mebibytes,
 }
 
 impl Unit {
@@ -21,6 +23,8 @@ impl Unit {
             Self::Milliseconds => " ms",
             Self::GigabitsPerSecond => " Gbit/s",
             Self::Ratio => "",
+            Self::PerSecond => " /s",
+            Self::Mebibytes => " MiB",
         }
     }
 }

@@ -128,12 +128,12 @@ impl Rules {
     }
 }
 
-struct Server {
+pub(super) struct Server {
     child: Child,
 }
 
 impl Server {
-    fn start(lab: &Lab, place: &str) -> Result<Self> {
+    pub(super) fn start(lab: &Lab, place: &str) -> Result<Self> {
         let child = lab
             .command(place, ["iperf3", "-s", "-p", PORT])
             .stdout(Stdio::null())
@@ -163,29 +163,39 @@ impl Drop for Server {
 
 /// What the receiver got, Gbit/s.
 fn iperf(lab: &Lab, from: &str, to: &str, seconds: u32) -> Result<f64> {
-    let seconds = seconds.to_string();
-    let report = lab.exec(
-        from,
-        &[
-            "iperf3",
-            "-c",
-            to,
-            "-p",
-            PORT,
-            "-t",
-            &seconds,
-            "-C",
-            "reno",
-            "--connect-timeout",
-            "5000",
-            "-J",
-        ],
-    )?;
-    let report: Value = serde_json::from_str(&report).context("iperf3 printed no JSON")?;
+    let options = ["-t", &seconds.to_string(), "-C", "reno"];
+    let report = client(lab, from, to, &options)?;
     let received = report
         .pointer("/end/sum_received/bits_per_second")
         .and_then(Value::as_f64);
     Ok(received.context("iperf3 did not say what was received")? / 1e9)
+}
+
+/// Small datagrams that the receiver got in a second, sent as fast as one process can.
+pub(super) fn iperf_datagrams(lab: &Lab, from: &str, to: &str, seconds: &str) -> Result<f64> {
+    let options = ["-t", seconds, "-u", "-b", "0", "-l", "64"];
+    let report = client(lab, from, to, &options)?;
+    let value = |name: &str| {
+        let value = report.pointer(&format!("/end/sum/{name}"));
+        let value = value.and_then(Value::as_f64);
+        value.with_context(|| format!("iperf3 did not tell {name}"))
+    };
+    Ok((value("packets")? - value("lost_packets")?) / value("seconds")?)
+}
+
+fn client(lab: &Lab, from: &str, to: &str, options: &[&str]) -> Result<Value> {
+    let command = [
+        "iperf3",
+        "-c",
+        to,
+        "-p",
+        PORT,
+        "--connect-timeout",
+        "5000",
+        "-J",
+    ];
+    let report = lab.exec(from, &[&command, options].concat())?;
+    serde_json::from_str(&report).context("iperf3 printed no JSON")
 }
 
 fn load(lab: &Lab, node: &str, ruleset: &str) -> Result<()> {

@@ -1,0 +1,337 @@
+//! A worker's route agent among a thousand other clusters: how fast it starts, follows and verifies, what it takes of the host, and what it
+//! costs packets. Those clusters exist as Endpoints only; one more, in the lab, has pods.
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use strait_api::names::{GROUP, LABEL_CLUSTER_ID, NAMESPACE, NFT_TABLE, NODE_VXLAN, NODE_VXLAN_6};
+
+use super::events::{Monitor, milliseconds};
+use super::figure::{Figure, Unit};
+use super::throughput::{Server, iperf_datagrams};
+use super::{Effort, PATIENCE, pod};
+use crate::client::Lab;
+use crate::options::{Families, Options};
+use crate::process::Role;
+use crate::sandbox::SELF;
+
+/// How many clusters there are beside the lab's own two.
+const MANY: u32 = 1000;
+/// The node that is looked at: a worker.
+const NODE: &str = "east-2";
+
+/// All figures of one lab of its own.
+pub(super) fn figures(name: &str, binary: &std::path::Path, effort: Effort) -> Result<Vec<Figure>> {
+    let options = Options {
+        name: name.to_owned(),
+        families: Families::Dual,
+        // Verifying passes come often enough to be measured; the figure for idling sets it back.
+        environment: vec![("STRAIT_VERIFY_INTERVAL".to_owned(), "1".to_owned())],
+        ..Options::default()
+    };
+    let lab = Lab::up(&options, binary, |_| ())?;
+    lab.wait_until_joined(PATIENCE)?;
+    // It would remove the Endpoints that no broker knows. What it has put into the kernel stays.
+    lab.kill("east-1", Role::Gateway)?;
+
+    let mut figures = Vec::new();
+    let few = Carried::measure(&lab, effort)?;
+    for number in 0..MANY {
+        create(&lab, number)?;
+    }
+    until_routed(&lab, MANY)?;
+    let many = Carried::measure(&lab, effort)?;
+    figures.extend(few.against(&many));
+
+    figures.push(milliseconds_of(
+        "one of our routes removed by somebody -> back, 1000 remote clusters",
+        "p99 <= 100 ms",
+        taken_away(&lab, effort.runs)?,
+    ));
+    figures.push(milliseconds_of(
+        "request for a further Endpoint sent -> route in the kernel of a worker, 1000 remote clusters",
+        "p99 <= 10 ms from the watch's event",
+        further(&lab, effort.runs)?,
+    ));
+    figures.push(milliseconds_of(
+        "verifying pass that changes nothing, 1000 remote clusters (mean of 10, as the agent tells)",
+        "<= 30 ms",
+        verifying(&lab, effort.rounds)?,
+    ));
+    let mut starts = Vec::new();
+    for _ in 0..effort.rounds {
+        starts.push(cold_start(&lab)?);
+    }
+    figures.push(milliseconds_of(
+        "cold start -> 4000 routes of 1000 remote clusters, two families",
+        "<= 500 ms",
+        starts,
+    ));
+    figures.push(Figure::new(
+        "resident memory, 1000 remote clusters",
+        "<= 40 MiB",
+        Unit::Mebibytes,
+        vec![resident(&lab)?],
+    ));
+    Ok(figures)
+}
+
+fn milliseconds_of(name: &str, wanted: &str, samples: Vec<f64>) -> Figure {
+    Figure::new(name, wanted, Unit::Milliseconds, samples)
+}
+
+/// The subnets of a cluster: two of each family.
+fn subnets(number: u32) -> [String; 4] {
+    let (high, low) = (number / 128, number % 128 * 2);
+    [
+        format!("11.{high}.{low}.0/24"),
+        format!("11.{high}.{}.0/24", low + 1),
+        format!("fd99:{number:x}:1::/64"),
+        format!("fd99:{number:x}:2::/64"),
+    ]
+}
+
+fn collection() -> String {
+    format!("/apis/{GROUP}/v1/namespaces/{NAMESPACE}/endpoints")
+}
+
+/// Name of the Endpoint of a cluster.
+fn endpoint_name(number: u32) -> String {
+    format!("many-{number}-submariner-cable-many-{number}")
+}
+
+fn create(lab: &Lab, number: u32) -> Result<()> {
+    let cluster = format!("many-{number}");
+    let endpoint = json!({
+        "apiVersion": format!("{GROUP}/v1"),
+        "kind": "Endpoint",
+        "metadata": {"name": endpoint_name(number), "namespace": NAMESPACE, "labels": {LABEL_CLUSTER_ID: cluster}},
+        "spec": {
+            "cluster_id": cluster,
+            "cable_name": format!("submariner-cable-{cluster}"),
+            "hostname": cluster,
+            "subnets": subnets(number),
+            "private_ip": format!("198.18.{}.{}", number / 256, number % 256),
+            "public_ip": "",
+            "nat_enabled": false,
+            "backend": "vxlan",
+            "backend_config": {"udp-port": "4500", "natt-discovery-port": "0"},
+        },
+    });
+    lab.api("east", "POST", &collection(), &endpoint)?;
+    Ok(())
+}
+
+fn remove(lab: &Lab, number: u32) -> Result<()> {
+    let path = format!("{}/{}", collection(), endpoint_name(number));
+    lab.api("east", "DELETE", &path, &Value::Null)?;
+    Ok(())
+}
+
+/// How many routes by way of the gateway a worker has, of both families.
+fn routed(lab: &Lab) -> Result<usize> {
+    let mut count = 0;
+    for (family, device) in [("-4", NODE_VXLAN), ("-6", NODE_VXLAN_6)] {
+        let routes = lab.exec(NODE, &["ip", family, "route", "show", "dev", device])?;
+        count += routes.lines().filter(|l| l.contains(" via ")).count();
+    }
+    Ok(count)
+}
+
+/// Waits until all subnets of so many clusters, and of the one with pods, are routed.
+fn until_routed(lab: &Lab, clusters: u32) -> Result<()> {
+    let wanted = clusters as usize * 4 + 4;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let routed = routed(lab)?;
+        if routed == wanted {
+            return Ok(());
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "{routed} routes on {NODE}: expected {wanted}"
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// What a worker's pod gets through.
+struct Carried {
+    /// Datagrams a second that arrive.
+    packets: Vec<f64>,
+    /// New flows a second, each of a datagram and its answer.
+    flows: Vec<f64>,
+}
+
+impl Carried {
+    fn measure(lab: &Lab, effort: Effort) -> Result<Self> {
+        let (client, _) = pod(lab, NODE)?;
+        let (server, address) = pod(lab, "west-2")?;
+        let listener = Server::start(lab, &server)?;
+        let (mut packets, mut flows) = (Vec::new(), Vec::new());
+        let seconds = effort.seconds.to_string();
+        for _ in 0..effort.rounds {
+            packets.push(iperf_datagrams(
+                lab,
+                &client,
+                &address.to_string(),
+                &seconds,
+            )?);
+            let text = lab.exec(
+                &client,
+                &[
+                    SELF,
+                    "lab",
+                    "flows",
+                    &format!("{address}:8080"),
+                    "--seconds",
+                    &seconds,
+                ],
+            )?;
+            flows.push(text.trim().parse().context("no number of flows")?);
+        }
+        drop(listener);
+        Ok(Self { packets, flows })
+    }
+
+    fn against(self, many: &Self) -> [Figure; 6] {
+        let ratios = |few: &[f64], many: &[f64]| -> Vec<f64> {
+            many.iter().zip(few).map(|(many, few)| many / few).collect()
+        };
+        let (packets, flows) = (
+            ratios(&self.packets, &many.packets),
+            ratios(&self.flows, &many.flows),
+        );
+        let rate = |what: &str, clusters: &str, samples| {
+            let name = format!("{what} from a worker's pod to a remote one, {clusters}");
+            Figure::new(&name, "", Unit::PerSecond, samples)
+        };
+        let ratio = |what: &str, samples| {
+            let name = format!("{what}, 1001 remote clusters to 1");
+            Figure::new(&name, "0.9 to 1.1", Unit::Ratio, samples)
+        };
+        [
+            rate("packets", "1 remote cluster", self.packets),
+            rate("packets", "1001 remote clusters", many.packets.clone()),
+            ratio("packets", packets),
+            rate("new flows", "1 remote cluster", self.flows),
+            rate("new flows", "1001 remote clusters", many.flows.clone()),
+            ratio("new flows", flows),
+        ]
+    }
+}
+
+/// From a route's removal by hand to the kernel's announcement that it is there again.
+fn taken_away(lab: &Lab, runs: u32) -> Result<Vec<f64>> {
+    let monitor = Monitor::start(lab, NODE, &["ip", "monitor", "route"])?;
+    std::thread::sleep(Duration::from_millis(300));
+    let mut samples = Vec::new();
+    for run in 0..runs {
+        let [subnet, ..] = subnets(run % MANY);
+        lab.exec(NODE, &["ip", "route", "del", &subnet, "dev", NODE_VXLAN])?;
+        let start = monitor.until(&["Deleted", &subnet])?;
+        samples.push(milliseconds(start, monitor.until(&[&subnet, " via "])?));
+        // Not so often that it would be contended.
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(samples)
+}
+
+/// From the request for one more Endpoint, over a connection of its own, to its route on a worker.
+fn further(lab: &Lab, runs: u32) -> Result<Vec<f64>> {
+    let monitor = Monitor::start(lab, NODE, &["ip", "monitor", "route"])?;
+    std::thread::sleep(Duration::from_millis(300));
+    let mut samples = Vec::new();
+    for _ in 0..runs {
+        let [subnet, ..] = subnets(MANY);
+        let start = Instant::now();
+        create(lab, MANY)?;
+        samples.push(milliseconds(start, monitor.until(&[&subnet, " via "])?));
+        remove(lab, MANY)?;
+        monitor.until(&["Deleted", &subnet, " via "])?;
+    }
+    Ok(samples)
+}
+
+/// The mean duration of ten verifying passes, some times.
+fn verifying(lab: &Lab, rounds: u32) -> Result<Vec<f64>> {
+    let read = || -> Result<(f64, f64)> {
+        let text = lab.page(NODE, Role::RouteAgent, "/metrics")?;
+        let value = |name: &str| -> Result<f64> {
+            let line = text.lines().find(|l| l.starts_with(name));
+            let number = line.and_then(|l| l.split(' ').nth(1));
+            Ok(number.with_context(|| format!("no {name}"))?.parse()?)
+        };
+        Ok((
+            value("strait_verify_seconds_sum ")?,
+            value("strait_verify_seconds_count ")?,
+        ))
+    };
+    let mut samples = Vec::new();
+    for _ in 0..rounds {
+        let (sum, count) = read()?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            std::thread::sleep(Duration::from_millis(200));
+            let (sum_now, count_now) = read()?;
+            if count_now >= count + 10.0 {
+                samples.push((sum_now - sum) / (count_now - count) * 1000.0);
+                break;
+            }
+            ensure!(Instant::now() < deadline, "no verifying passes");
+        }
+    }
+    Ok(samples)
+}
+
+/// From the start of the process, on a node that has nothing of ours, to the last route.
+fn cold_start(lab: &Lab) -> Result<f64> {
+    lab.kill(NODE, Role::RouteAgent)?;
+    let uninstall = [SELF, "route-agent", "--submariner-uninstall", "true"];
+    lab.exec(NODE, &uninstall)?;
+    ensure!(routed(lab)? == 0, "something is left on {NODE}");
+    let mut monitor = lab
+        .command(NODE, ["ip", "monitor", "route"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let output = BufReader::new(monitor.stdout.take().context("no pipe")?);
+    let wanted = MANY as usize * 4 + 4;
+    let reader = std::thread::Builder::new().spawn(move || {
+        let lines = output.lines().map_while(Result::ok);
+        lines
+            .filter(|l| l.contains(" via ") && l.contains("dev vx-submariner"))
+            .nth(wanted - 1)
+            .map(|_| Instant::now())
+    })?;
+    std::thread::sleep(Duration::from_millis(300));
+    let start = Instant::now();
+    lab.restart(NODE, Role::RouteAgent)?;
+    let routed = until_routed(lab, MANY);
+    // The announcements come no later than what they announce can be read.
+    std::thread::sleep(Duration::from_millis(200));
+    super::end(&mut monitor);
+    let end = reader.join().ok().flatten();
+    routed?;
+    // Where the monitor's socket overran, there is no telling.
+    let end = end.context("the kernel's announcements were lost")?;
+    lab.wait_until_ready(PATIENCE, false)?;
+    let table = lab.exec(NODE, &["nft", "list", "set", "inet", NFT_TABLE, "remote4"])?;
+    ensure!(table.contains("11.0.0.0"), "the set lacks the subnets");
+    Ok(milliseconds(start, end))
+}
+
+/// Resident memory of the node's route agent, MiB, as the kernel tells.
+fn resident(lab: &Lab) -> Result<f64> {
+    let script = r#"own=$(readlink /proc/self/ns/net)
+for p in /proc/[0-9]*; do
+  [ "$(readlink "$p/ns/net" 2>/dev/null)" = "$own" ] || continue
+  tr '\0' ' ' < "$p/cmdline" | grep -q ' route-agent' && grep VmRSS "$p/status"
+done"#;
+    let text = lab.exec(NODE, &["sh", "-c", script])?;
+    let kibibytes = text.split_whitespace().nth(1).context("no VmRSS")?;
+    Ok(kibibytes.parse::<f64>()? / 1024.0)
+}
