@@ -11,6 +11,7 @@ mod plan;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 pub use objects::ObjectChange;
@@ -76,7 +77,7 @@ pub enum Input {
     /// Results of all health checks.
     Health(Results),
     /// The whole of this host's networking, read anew.
-    Host(Box<Host>),
+    Host(Arc<Host>),
     /// An object was written: as it was wanted, and as the server has it.
     Stored {
         /// As it was wanted.
@@ -98,7 +99,7 @@ pub struct State {
     broker_endpoints: Source<Entry<Endpoint>>,
     nodes: Source<Node>,
     health: Results,
-    host: Option<Host>,
+    host: Option<Arc<Host>>,
     stored: Written,
 }
 
@@ -135,7 +136,7 @@ impl Machine for State {
             Input::BrokerEndpoints(event) => self.broker_endpoints.apply(event, now),
             Input::Nodes(event) => self.nodes.apply(event, now),
             Input::Health(results) => self.health = results,
-            Input::Host(host) => self.host = Some(*host),
+            Input::Host(host) => self.host = Some(host),
             Input::Stored { wanted, stored } => {
                 self.stored.insert(wanted.key.clone(), (wanted, stored));
             }
@@ -165,8 +166,8 @@ impl Machine for State {
         self.planned()
     }
 
-    fn host(host: Host) -> Input {
-        Input::Host(Box::new(host))
+    fn host(host: Arc<Host>) -> Input {
+        Input::Host(host)
     }
 
     fn tick() -> Input {

@@ -1,5 +1,7 @@
 //! The shape that every process's decisions have.
 
+use std::sync::Arc;
+
 use strait_host::{Host, Wanted};
 
 use crate::condition::Condition;
@@ -22,7 +24,7 @@ pub trait Machine {
     fn plan(&self) -> Self::Plan;
 
     /// The event that the host was read anew.
-    fn host(host: Host) -> Self::Input;
+    fn host(host: Arc<Host>) -> Self::Input;
 
     /// The event that time has passed.
     fn tick() -> Self::Input;

@@ -1,8 +1,8 @@
 //! Questions about prefixes.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use strait_api::vtep::Vxlan;
 use strait_host::Family;
 
@@ -18,24 +18,41 @@ pub fn overlap(a: &IpNet, b: &IpNet) -> bool {
 /// traffic that is not its own.
 #[must_use]
 pub fn never_remote(net: &IpNet) -> Option<&'static str> {
-    let v6 = matches!(net, IpNet::V6(_));
-    let within = |text: &str| {
-        text.parse::<IpNet>()
-            .is_ok_and(|special| overlap(&special, net))
+    let (loopback, link_local, multicast) = match net {
+        IpNet::V4(_) => (LOOPBACK_V4, LINK_LOCAL_V4, MULTICAST_V4),
+        IpNet::V6(_) => (LOOPBACK_V6, LINK_LOCAL_V6, MULTICAST_V6),
     };
+    let v6 = matches!(net, IpNet::V6(_));
     if net.prefix_len() == 0 {
         Some("it is everything")
-    } else if within(if v6 { "::1/128" } else { "127.0.0.0/8" }) {
+    } else if overlap(&loopback, net) {
         Some("it overlaps loopback")
-    } else if within(if v6 { "fe80::/10" } else { "169.254.0.0/16" }) {
+    } else if overlap(&link_local, net) {
         Some("it overlaps link-local addresses")
-    } else if within(if v6 { "ff00::/8" } else { "224.0.0.0/4" }) {
+    } else if overlap(&multicast, net) {
         Some("it overlaps multicast addresses")
     } else if overlap(&Vxlan::Nodes.prefix(v6), net) || overlap(&Vxlan::Gateways.prefix(v6), net) {
         Some("it overlaps the addresses inside our VXLANs")
     } else {
         None
     }
+}
+
+// RFC 6890, and RFC 4291 section 2.7.
+const LOOPBACK_V4: IpNet = v4([127, 0, 0, 0], 8);
+const LOOPBACK_V6: IpNet = v6([0, 0, 0, 0, 0, 0, 0, 1], 128);
+const LINK_LOCAL_V4: IpNet = v4([169, 254, 0, 0], 16);
+const LINK_LOCAL_V6: IpNet = v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10);
+const MULTICAST_V4: IpNet = v4([224, 0, 0, 0], 4);
+const MULTICAST_V6: IpNet = v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8);
+
+const fn v4([a, b, c, d]: [u8; 4], length: u8) -> IpNet {
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), length))
+}
+
+const fn v6([a, b, c, d, e, f, g, h]: [u16; 8], length: u8) -> IpNet {
+    let address = Ipv6Addr::new(a, b, c, d, e, f, g, h);
+    IpNet::V6(Ipv6Net::new_assert(address, length))
 }
 
 /// The entries of a family.

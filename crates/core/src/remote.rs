@@ -1,6 +1,7 @@
 //! Other clusters' Endpoints: which one counts, and which of its subnets can be reached.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use strait_api::{ClusterId, Endpoint};
@@ -36,16 +37,20 @@ pub fn remotes<'a>(
     }
     let mut remotes: Vec<Remote<'_>> = Vec::new();
     let mut problems = Vec::new();
+    let mut taken = Taken::default();
     for endpoint in newest.into_values() {
         let mut subnets: Vec<IpNet> = Vec::new();
         for net in &endpoint.subnets {
-            match refusal(net, local, &remotes) {
+            match refusal(net, local, &taken) {
                 Some(why) => problems.push(format!("{net} of Endpoint {}: {why}", endpoint.name)),
-                None if subnets.contains(net) => {}
                 None => subnets.push(*net),
             }
         }
         subnets.sort();
+        subnets.dedup();
+        for net in &subnets {
+            taken.insert(*net, &endpoint.cluster);
+        }
         remotes.push(Remote { endpoint, subnets });
     }
     let condition = (!problems.is_empty()).then(|| {
@@ -60,18 +65,80 @@ pub fn remotes<'a>(
     (remotes, condition.into_iter().collect())
 }
 
-fn refusal(net: &IpNet, local: &[IpNet], others: &[Remote<'_>]) -> Option<String> {
+/// Subnets of clusters that came earlier, by their first address; those of two clusters never overlap.
+#[derive(Default)]
+struct Taken<'a>(BTreeMap<IpAddr, Vec<(IpNet, &'a ClusterId)>>);
+
+impl<'a> Taken<'a> {
+    fn insert(&mut self, net: IpNet, of: &'a ClusterId) {
+        self.0.entry(net.network()).or_default().push((net, of));
+    }
+
+    /// One that shares an address with this one.
+    fn overlapping(&self, net: &IpNet) -> Option<(IpNet, &'a ClusterId)> {
+        // Of prefixes, one contains the other: either one begins inside this one, or this one lies in one that begins before it.
+        let inside = self.0.range(net.network()..=net.broadcast());
+        let found = inside.flat_map(|(_, nets)| nets).next();
+        found.or_else(|| self.around(net)).copied()
+    }
+
+    /// One that contains it, by each prefix length that there can be.
+    fn around(&self, net: &IpNet) -> Option<&(IpNet, &'a ClusterId)> {
+        let mut wider = net.supernet();
+        while let Some(this) = wider {
+            let begins_here = self.0.get(&this.network()).into_iter().flatten();
+            let mut containing = begins_here.filter(|(taken, _)| taken.contains(net));
+            if let Some(found) = containing.next() {
+                return Some(found);
+            }
+            wider = this.supernet();
+        }
+        None
+    }
+}
+
+fn refusal(net: &IpNet, local: &[IpNet], taken: &Taken<'_>) -> Option<String> {
     if let Some(why) = never_remote(net) {
         return Some(why.to_owned());
     }
     if let Some(own) = local.iter().find(|own| overlap(own, net)) {
         return Some(format!("it overlaps {own} of this cluster"));
     }
-    others.iter().find_map(|other| {
-        let theirs = other.subnets.iter().find(|theirs| overlap(theirs, net))?;
-        Some(format!(
-            "it overlaps {theirs} of cluster {}",
-            other.endpoint.cluster
-        ))
-    })
+    let (theirs, cluster) = taken.overlapping(net)?;
+    Some(format!("it overlaps {theirs} of cluster {cluster}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Few addresses, so that they overlap.
+    fn net() -> impl Strategy<Value = IpNet> {
+        let v4 = (0u8..8, 0u8..4, 6u8..=32).prop_map(|(a, b, len)| {
+            IpNet::new([a, 0, b, 0].into(), len).map_or_else(|_| unreachable!(), |n| n.trunc())
+        });
+        let v6 = (0u16..8, 0u16..4, 14u8..=128).prop_map(|(a, b, len)| {
+            IpNet::new([a, b, 0, 0, 0, 0, 0, 0].into(), len)
+                .map_or_else(|_| unreachable!(), |n| n.trunc())
+        });
+        prop_oneof![v4, v6]
+    }
+
+    proptest! {
+        #[test]
+        fn a_subnet_is_taken_if_it_overlaps_one_of_those_that_came_before(
+            nets in proptest::collection::vec(net(), 0..40), asked in net(),
+        ) {
+            let cluster: ClusterId = "east".parse().unwrap();
+            let mut taken = Taken::default();
+            for net in &nets {
+                taken.insert(*net, &cluster);
+            }
+            let found = taken.overlapping(&asked).map(|(net, _)| net);
+            prop_assert_eq!(found.is_some(), nets.iter().any(|net| overlap(net, &asked)));
+            prop_assert!(found.is_none_or(|net| overlap(&net, &asked) && nets.contains(&net)));
+        }
+    }
 }

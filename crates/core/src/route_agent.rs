@@ -15,6 +15,7 @@ mod tests;
 mod view;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -67,7 +68,7 @@ pub enum Input {
     /// Results of all health checks.
     Health(Results),
     /// The whole of this host's networking, read anew.
-    Host(Box<Host>),
+    Host(Arc<Host>),
     /// What filters packets on this host, and what our rules have counted.
     Filtering(Filtering),
     /// Time has passed.
@@ -82,7 +83,7 @@ pub struct State {
     nodes: Source<Node>,
     agents: Source<AgentInfo>,
     health: Results,
-    host: Option<Host>,
+    host: Option<Arc<Host>>,
     firewall: firewall::Firewall,
     /// The active gateway, kept for a while after it is gone.
     gateway: Option<Endpoint>,
@@ -117,7 +118,7 @@ impl Machine for State {
             Input::Nodes(event) => self.nodes.apply(event, now),
             Input::Agents(event) => self.agents.apply(event, now),
             Input::Health(results) => self.health = results,
-            Input::Host(host) => self.host = Some(*host),
+            Input::Host(host) => self.host = Some(host),
             Input::Filtering(seen) => self.firewall.apply(seen, now),
             Input::Tick => {}
         }
@@ -148,8 +149,8 @@ impl Machine for State {
         self.planned()
     }
 
-    fn host(host: Host) -> Input {
-        Input::Host(Box::new(host))
+    fn host(host: Arc<Host>) -> Input {
+        Input::Host(host)
     }
 
     fn tick() -> Input {

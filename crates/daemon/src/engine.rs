@@ -126,8 +126,7 @@ impl<M: Machine> Engine<M> {
     async fn read(&mut self) -> bool {
         match self.reconciler.observe().await {
             Ok(host) => {
-                let input = M::host(host.clone());
-                self.fold(input);
+                self.fold(M::host(host));
                 true
             }
             Err(error) => {

@@ -1,5 +1,6 @@
 //! Makes what one owner wants true: by the difference with what is believed, and by verifying.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use strait_host::{Change, Conflict, Contention, Host, Owner, Wanted, diff};
@@ -14,7 +15,7 @@ use crate::{Error, Event, Failure, Kernel};
 pub struct Reconciler {
     kernel: Kernel,
     owner: Owner,
-    believed: Option<Host>,
+    believed: Option<Arc<Host>>,
     /// What was wanted in the last pass.
     wanted: Option<Wanted>,
     contention: Contention,
@@ -69,9 +70,9 @@ impl Reconciler {
     ///
     /// # Errors
     /// What the kernel says; what was believed stays.
-    pub async fn observe(&mut self) -> Result<&Host, Error> {
-        let host = self.kernel.observe(&self.owner.tables).await?;
-        Ok(self.believed.insert(host))
+    pub async fn observe(&mut self) -> Result<Arc<Host>, Error> {
+        let host = Arc::new(self.kernel.observe(&self.owner.tables).await?);
+        Ok(self.believed.insert(host).clone())
     }
 
     /// What would be changed; `None` before the host was read.
@@ -96,8 +97,9 @@ impl Reconciler {
         let failures = self.kernel.apply(&changes).await;
         let mut made = changes;
         made.retain(|change| !failures.iter().any(|f| f.change == *change));
-        for change in &made {
-            believed.apply(change);
+        if !made.is_empty() {
+            let believed = Arc::make_mut(believed);
+            made.iter().for_each(|change| believed.apply(change));
         }
         if !new_wish {
             self.contention.repaired(&made, now);

@@ -119,7 +119,7 @@ async fn look(matches: &ArgMatches) -> anyhow::Result<(Plan, Difference)> {
     let mut state = State::new(configuration.core);
     let mut reconciler = Reconciler::new(Kernel::connect().await.context("netlink")?, owner());
     let host = reconciler.observe().await.context("the kernel's state")?;
-    state.apply(Input::Host(Box::new(host.clone())), Time(begun.elapsed()));
+    state.apply(Input::Host(host), Time(begun.elapsed()));
     let timeout = Duration::from_secs(matches.get_one("timeout").copied().unwrap_or(10));
     loop {
         let plan = state.plan();

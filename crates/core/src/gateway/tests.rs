@@ -3,6 +3,7 @@
 mod health;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use strait_api::gateway::{ConnectionStatus, GatewayStatus};
@@ -66,7 +67,7 @@ fn state() -> State {
         Input::BrokerClusters(empty()),
         Input::BrokerEndpoints(empty()),
         Input::Nodes(Event::Reset([("gw".to_owned(), Ok(node))].into())),
-        Input::Host(Box::new(host())),
+        Input::Host(Arc::new(host())),
     ] {
         s.apply(input, at(0));
     }

@@ -3,6 +3,7 @@
 mod health;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -166,7 +167,7 @@ fn state(node: &str, host: Host) -> State {
         Input::Endpoints(endpoints()),
         Input::Nodes(nodes()),
         Input::Agents(agents()),
-        Input::Host(Box::new(host)),
+        Input::Host(Arc::new(host)),
     ] {
         s.apply(input, at(0));
     }
@@ -211,7 +212,7 @@ fn nothing_is_touched_before_all_inputs_are_known() {
         Input::Endpoints(endpoints()),
         Input::Nodes(nodes()),
         Input::Agents(agents()),
-        Input::Host(Box::new(bare_host("172.30.1.12"))),
+        Input::Host(Arc::new(bare_host("172.30.1.12"))),
     ];
     for missing in 0..all.len() {
         let mut s = State::new(settings(WORKER));
@@ -289,7 +290,7 @@ fn a_worker_without_a_cni_address_borrows_the_gateways_and_says_so() {
         (host_with_cni("172.30.1.12", "10.1.7.1"), "10.1.7.1"),
         (bare_host("172.30.1.12"), "240.30.1.12"),
     ] {
-        s.apply(Input::Host(Box::new(host)), at(1));
+        s.apply(Input::Host(Arc::new(host)), at(1));
         let plan = s.plan();
         assert_eq!(host_source(&plan), Some(source.parse().unwrap()));
         assert_eq!(
@@ -513,7 +514,7 @@ fn the_cni_address_is_one_of_this_node_on_a_link_that_is_up() {
     );
     host.links.remove("cni0");
     host.addresses.retain(|a| a.link != "cni0");
-    s.apply(Input::Host(Box::new(host.clone())), at(0));
+    s.apply(Input::Host(Arc::new(host.clone())), at(0));
     assert_eq!(
         host_source(&s.plan()),
         Some("10.1.2.8".parse().unwrap()),
@@ -662,7 +663,7 @@ fn both_families_are_planned_alike() {
         Input::Nodes(nodes()),
         Input::Nodes(Event::Applied(WORKER.into(), Ok(v6))),
         Input::Agents(agents()),
-        Input::Host(Box::new(host)),
+        Input::Host(Arc::new(host)),
     ] {
         s.apply(input, at(0));
     }
@@ -709,7 +710,7 @@ fn event() -> impl Strategy<Value = Input> {
         Event::Applied(e.name.clone(), Ok(e))
     });
     prop_oneof![
-        host.prop_map(|h| Input::Host(Box::new(h))),
+        host.prop_map(|h| Input::Host(Arc::new(h))),
         remote.prop_map(Input::Endpoints),
         (1u8..5).prop_map(|c| Input::Endpoints(Event::Deleted(format!("c{c}-cable")))),
         Just(Input::Endpoints(endpoints())),
@@ -748,7 +749,7 @@ proptest! {
                 kernel.neighbours = old.neighbours;
                 kernel.fdb = old.fdb;
                 kernel.nft = old.nft;
-                s.apply(Input::Host(Box::new(kernel.clone())), at(i as u64 * 900));
+                s.apply(Input::Host(Arc::new(kernel.clone())), at(i as u64 * 900));
             } else {
                 s.apply(event, at(i as u64 * 900));
             }
@@ -765,7 +766,7 @@ proptest! {
             }
             // What we put on the host is no input of ours.
             let mut again = s.clone();
-            again.apply(Input::Host(Box::new(kernel.clone())), at(i as u64 * 900));
+            again.apply(Input::Host(Arc::new(kernel.clone())), at(i as u64 * 900));
             prop_assert_eq!(again.plan().wanted, plan.wanted);
         }
     }
@@ -777,7 +778,7 @@ proptest! {
             Input::Endpoints(endpoints()),
             Input::Nodes(nodes()),
             Input::Agents(agents()),
-            Input::Host(Box::new(host_with_cni("172.30.1.12", "10.1.2.1"))),
+            Input::Host(Arc::new(host_with_cni("172.30.1.12", "10.1.2.1"))),
         ];
         let mut s = State::new(settings(WORKER));
         for i in order {
@@ -828,6 +829,6 @@ fn the_link_with_the_cni_address_is_loosened_before_its_routes_come_but_never_a_
             .contains_key(&Element::Name("tunl0".into()))
     );
     host.links.insert("tunl0".into(), link(LinkKind::Veth));
-    s.apply(Input::Host(Box::new(host)), at(0));
+    s.apply(Input::Host(Arc::new(host)), at(0));
     assert!(!s.plan().wanted.loose_reverse_path.contains("tunl0"));
 }

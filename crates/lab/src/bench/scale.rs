@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use strait_api::names::{GROUP, LABEL_CLUSTER_ID, NAMESPACE, NFT_TABLE, NODE_VXLAN, NODE_VXLAN_6};
+use strait_api::names::{GROUP, LABEL_CLUSTER_ID, NAMESPACE, NFT_TABLE, NODE_VXLAN};
 
 use super::events::{Monitor, milliseconds};
 use super::figure::{Figure, Unit};
@@ -134,9 +134,10 @@ fn remove(lab: &Lab, number: u32) -> Result<()> {
 /// How many routes by way of the gateway a worker has, of both families.
 fn routed(lab: &Lab) -> Result<usize> {
     let mut count = 0;
-    for (family, device) in [("-4", NODE_VXLAN), ("-6", NODE_VXLAN_6)] {
-        let routes = lab.exec(NODE, &["ip", family, "route", "show", "dev", device])?;
-        count += routes.lines().filter(|l| l.contains(" via ")).count();
+    for family in ["-4", "-6"] {
+        let routes = lab.exec(NODE, &["ip", family, "route"])?;
+        let ours = |l: &&str| l.contains(" via ") && l.contains(" dev vx-submariner");
+        count += routes.lines().filter(ours).count();
     }
     Ok(count)
 }
