@@ -126,9 +126,14 @@ pub struct Page {
 struct Collection {
     objects: BTreeMap<ObjectKey, Arc<Object>>,
     history: VecDeque<Arc<Event>>,
+    /// Bytes of the objects in `history`.
+    bytes: usize,
     /// Events up to this revision are no longer (or not all) in `history`.
     horizon: u64,
 }
+
+/// What a collection remembers at most, bytes of objects as JSON: they may be large, and a server's memory is not endless.
+const HISTORY_BYTES: usize = 32 << 20;
 
 /// All collections.
 #[derive(Debug)]
@@ -182,10 +187,13 @@ impl Store {
             delete: change.delete,
         });
         collection.history.push_back(event.clone());
-        while collection.history.len() > limit {
-            if let Some(dropped) = collection.history.pop_front() {
-                collection.horizon = dropped.revision;
-            }
+        collection.bytes += event.new.json.len();
+        while collection.history.len() > limit || collection.bytes > HISTORY_BYTES {
+            let Some(dropped) = collection.history.pop_front() else {
+                break;
+            };
+            collection.bytes -= dropped.new.json.len();
+            collection.horizon = dropped.revision;
         }
         event
     }
@@ -301,6 +309,7 @@ impl Store {
             .or_insert_with(|| Collection {
                 objects: BTreeMap::new(),
                 history: VecDeque::new(),
+                bytes: 0,
                 horizon,
             })
     }

@@ -22,11 +22,36 @@ where
     T: Send + 'static,
     F: Fn(Object) -> Result<T, String> + Send + 'static,
 {
+    follow(watch(client, kind, namespace), kind, parse)
+}
+
+/// As [`events`], for what is in the objects' metadata: `parse` gets no more of them.
+pub fn metadata_events<T, F>(
+    client: &Client,
+    kind: Kind,
+    namespace: Option<&str>,
+    parse: F,
+) -> impl Stream<Item = Event<T>> + use<T, F>
+where
+    T: Send + 'static,
+    F: Fn(Object) -> Result<T, String> + Send + 'static,
+{
+    follow(watch(client, kind, namespace).metadata_only(), kind, parse)
+}
+
+fn watch(client: &Client, kind: Kind, namespace: Option<&str>) -> Watch {
     let watch = Watch::of_resource(client, kind.resource());
-    let watch = match namespace {
+    match namespace {
         Some(namespace) => watch.namespace(namespace),
         None => watch,
-    };
+    }
+}
+
+fn follow<T, F>(watch: Watch, kind: Kind, parse: F) -> impl Stream<Item = Event<T>> + use<T, F>
+where
+    T: Send + 'static,
+    F: Fn(Object) -> Result<T, String> + Send + 'static,
+{
     let named = |item: Item<T>| (item.name, item.parsed);
     watch
         .start(move |object| parse(Object::read(kind, object)))

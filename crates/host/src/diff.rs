@@ -376,15 +376,25 @@ fn routes(
     let Owned::Set(want) = &wanted.routes else {
         return Vec::new();
     };
-    let have: BTreeMap<_, &Route> = host.routes.iter().map(|r| (r.key(), r)).collect();
     let mut changes = Vec::new();
     let lost = |r: &Route| {
         r.hops()
             .iter()
             .any(|h| h.dev.as_ref().is_some_and(|dev| gone.contains(dev)))
     };
-    for route in want.iter().filter(|r| lost(r) || !host.routes.contains(*r)) {
-        match have.get(&route.key()) {
+    // There may be thousands, and mostly nothing differs: both are in order, and are gone through side by side.
+    let others: Vec<&Route> = host.routes.difference(want).collect();
+    let in_place: BTreeMap<_, &Route> = others.iter().map(|r| (r.key(), *r)).collect();
+    let mut missing: Vec<&Route> = want.difference(&host.routes).collect();
+    let replaced: BTreeSet<_> = missing.iter().map(|r| r.key()).collect();
+    if !gone.is_empty() {
+        missing = want
+            .iter()
+            .filter(|r| lost(r) || !host.routes.contains(*r))
+            .collect();
+    }
+    for route in missing {
+        match in_place.get(&route.key()) {
             Some(other) if !owner.owns_route(other) => conflicts.push(Conflict::Route {
                 table: other.table,
                 dst: other.dst,
@@ -394,11 +404,9 @@ fn routes(
             _ => changes.push(Change::SetRoute(route.clone())),
         }
     }
-    let kept: BTreeSet<_> = want.iter().map(Route::key).collect();
-    let extra = host
-        .routes
-        .iter()
-        .filter(|r| owner.owns_route(r) && !kept.contains(&r.key()));
+    let extra = others
+        .into_iter()
+        .filter(|r| owner.owns_route(r) && !replaced.contains(&r.key()));
     removals.extend(extra.cloned().map(Change::RemoveRoute));
     changes
 }

@@ -35,13 +35,14 @@ pub(crate) fn list(
     socket: &mut Socket,
     names: &BTreeMap<u32, String>,
 ) -> Result<BTreeSet<Route>, Error> {
-    let mut routes = BTreeSet::new();
+    // There may be many: a set is built of all at once, not one after the other.
+    let mut routes = Vec::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
         let mut header = [0; FIXED];
         header[0] = family as u8;
         let request = Request::new(libc::RTM_GETROUTE, 0, &header);
-        match socket.dump(&request, "routes") {
-            Ok(messages) => routes.extend(messages.iter().filter_map(|m| decode(m, names))),
+        match socket.dump_as(&request, "routes", |m| decode(&m, names)) {
+            Ok(of_family) => routes.extend(of_family),
             // No routes of a family that the kernel was built without.
             Err(Error::Kernel {
                 errno: Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP,
@@ -50,7 +51,7 @@ pub(crate) fn list(
             Err(e) => return Err(e),
         }
     }
-    Ok(routes)
+    Ok(routes.into_iter().collect())
 }
 
 pub(crate) fn decode(message: &Message, names: &BTreeMap<u32, String>) -> Option<Route> {

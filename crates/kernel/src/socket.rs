@@ -145,11 +145,21 @@ impl Socket {
         request: &Request,
         what: &'static str,
     ) -> Result<Vec<Message>, Error> {
+        self.dump_as(request, what, Some)
+    }
+
+    /// What is made of the objects that a dump yields, one by one; read again if they changed meanwhile.
+    pub(crate) fn dump_as<T>(
+        &mut self,
+        request: &Request,
+        what: &'static str,
+        mut make: impl FnMut(Message) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
         for _ in 0..ATTEMPTS {
             let operation = format_args!("list {what}");
             let mut all = Vec::new();
             let flags = libc::NLM_F_DUMP;
-            if self.exchange(request.clone(), flags, &operation, |m| all.push(m))? {
+            if self.exchange(request.clone(), flags, &operation, |m| all.extend(make(m)))? {
                 return Ok(all);
             }
         }

@@ -6,7 +6,7 @@ use strait_api::route_agent::AgentInfo;
 use strait_api::{Endpoint, Kind, Node};
 use strait_core::route_agent::{Input, Settings};
 use strait_daemon::engine::forward;
-use strait_daemon::objects::events;
+use strait_daemon::objects::{events, metadata_events};
 use tokio::sync::mpsc;
 
 /// How many inputs wait for the main loop before the watches wait.
@@ -21,7 +21,8 @@ pub fn start(client: &Client, settings: &Settings) -> (mpsc::Sender<Input>, mpsc
     forward(endpoints.map(Input::Endpoints), &sender);
     let nodes = events(client, Kind::Node, None, |o| Node::parse(&o));
     forward(nodes.map(Input::Nodes), &sender);
-    let agents = events(client, Kind::RouteAgent, namespace, |o| {
+    // Their status tells of every remote cluster, and changes often.
+    let agents = metadata_events(client, Kind::RouteAgent, namespace, |o| {
         AgentInfo::parse(&o)
     });
     forward(agents.map(Input::Agents), &sender);

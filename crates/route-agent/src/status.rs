@@ -14,6 +14,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 /// The longest pause after a failure.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The least time between two writes: with many remote clusters the object is large, and changes that come together are one write.
+const GAP: Duration = Duration::from_millis(500);
 /// When it is looked at again though nothing changed: somebody may have removed it.
 const VERIFY: Duration = Duration::from_secs(60);
 
@@ -44,6 +46,7 @@ pub(crate) fn start(client: Client, metrics: Metrics) -> watch::Sender<Option<Ob
                 }
             }
             if pause.is_zero() {
+                sleep(GAP).await;
                 match timeout_at(Instant::now() + VERIFY, receiver.changed()).await {
                     Ok(Ok(())) | Err(_) => {}
                     Ok(Err(_)) => return,

@@ -142,3 +142,30 @@ fn a_selector_turns_changes_into_arrivals_and_departures() {
     };
     assert_eq!(elsewhere.see(&world.put("a", "x")), None);
 }
+
+#[test]
+fn large_objects_are_forgotten_before_many_of_them_fill_the_memory() {
+    let mut store = Store::new(0, 1000);
+    let text = "x".repeat(HISTORY_BYTES / 8);
+    for revision in 1..=20 {
+        let object = Object::new(json!({"metadata": {"name": "a"}, "data": text}));
+        store.commit(Change {
+            resource: "things".into(),
+            key: ("ns".to_owned(), "a".to_owned()),
+            object,
+            delete: false,
+            revision,
+        });
+    }
+    let kept = &store.collections.get("things").unwrap().history;
+    assert_eq!(kept.len(), 7);
+    assert!(
+        store
+            .since("things", 19)
+            .is_ok_and(|events| events.len() == 1)
+    );
+    assert!(
+        store.since("things", 5).is_err(),
+        "whoever is that far back lists again"
+    );
+}

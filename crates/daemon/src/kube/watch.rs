@@ -4,8 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use futures::stream::{self, BoxStream, StreamExt};
-use kube::api::{Api, DynamicObject, ListParams, WatchEvent, WatchParams};
-use kube::core::{ApiResource, Resource};
+use kube::api::{DynamicObject, ListParams, ObjectList, WatchEvent, WatchParams};
+use kube::core::{ApiResource, Request, Resource};
 use kube::{Client, Error};
 use tokio::time::Instant;
 
@@ -47,6 +47,7 @@ pub struct Watch {
     namespace: Option<String>,
     labels: Option<String>,
     fields: Option<String>,
+    metadata_only: bool,
 }
 
 impl Watch {
@@ -65,6 +66,7 @@ impl Watch {
             namespace: None,
             labels: None,
             fields: None,
+            metadata_only: false,
         }
     }
 
@@ -89,6 +91,13 @@ impl Watch {
         self
     }
 
+    /// Only their metadata, where the rest is large and not looked at.
+    #[must_use]
+    pub fn metadata_only(mut self) -> Self {
+        self.metadata_only = true;
+        self
+    }
+
     /// Begins to watch. The stream never ends; every change comes as soon as it is read.
     ///
     /// The first item is a `Reset` or a `Failed`. After failures it is tried again with growing pauses of up to 5 s.
@@ -103,13 +112,14 @@ impl Watch {
             namespace,
             labels,
             fields,
+            metadata_only,
         } = self;
-        let api = match namespace {
-            Some(namespace) => Api::namespaced_with(client, &namespace, &resource),
-            None => Api::all_with(client, &resource),
-        };
         let watching = Watching {
-            api,
+            collection: Collection {
+                path: Lenient::url_path(&resource, namespace.as_deref()),
+                client,
+                metadata_only,
+            },
             labels,
             fields,
             parse,
@@ -135,6 +145,7 @@ impl fmt::Debug for Watch {
             namespace,
             labels,
             fields,
+            metadata_only,
         } = self;
         let mut debug = f.debug_struct("Watch");
         debug
@@ -143,6 +154,7 @@ impl fmt::Debug for Watch {
         debug
             .field("labels", labels)
             .field("fields", fields)
+            .field("metadata_only", metadata_only)
             .finish()
     }
 }
@@ -171,13 +183,45 @@ enum Phase {
     },
 }
 
+/// The collection, as requests name it.
+struct Collection {
+    client: Client,
+    path: String,
+    metadata_only: bool,
+}
+
 struct Watching<F> {
-    api: Api<Lenient>,
+    collection: Collection,
     labels: Option<String>,
     fields: Option<String>,
     parse: F,
     phase: Phase,
     pauses: Pauses,
+}
+
+impl Collection {
+    async fn page(&self, params: &ListParams) -> kube::Result<ObjectList<Lenient>> {
+        let request = Request::new(&self.path);
+        let request = if self.metadata_only {
+            request.list_metadata(params)
+        } else {
+            request.list(params)
+        };
+        self.client
+            .request(request.map_err(Error::BuildRequest)?)
+            .await
+    }
+
+    async fn events(&self, params: &WatchParams, version: &str) -> kube::Result<Events> {
+        let request = Request::new(&self.path);
+        let request = if self.metadata_only {
+            request.watch_metadata(params, version)
+        } else {
+            request.watch(params, version)
+        };
+        let request = request.map_err(Error::BuildRequest)?;
+        Ok(self.client.request_events(request).await?.boxed())
+    }
 }
 
 impl<T, F: Fn(&DynamicObject) -> Result<T, String>> Watching<F> {
@@ -212,8 +256,8 @@ impl<T, F: Fn(&DynamicObject) -> Result<T, String>> Watching<F> {
         params.field_selector.clone_from(&self.fields);
         loop {
             let page = self
-                .api
-                .list(&params)
+                .collection
+                .page(&params)
                 .await
                 .map_err(|error| format!("cannot list: {}", describe(&error)))?;
             items.extend(page.items.into_iter().map(|object| self.item(object)));
@@ -239,11 +283,11 @@ impl<T, F: Fn(&DynamicObject) -> Result<T, String>> Watching<F> {
         };
         params.label_selector.clone_from(&self.labels);
         params.field_selector.clone_from(&self.fields);
-        match self.api.watch(&params, &version).await {
+        match self.collection.events(&params, &version).await {
             Ok(events) => {
                 self.phase = Phase::Read {
                     version,
-                    events: events.boxed(),
+                    events,
                     since: Instant::now(),
                 };
                 None

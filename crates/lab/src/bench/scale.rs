@@ -319,7 +319,6 @@ fn cold_start(lab: &Lab) -> Result<f64> {
     routed?;
     // Where the monitor's socket overran, there is no telling.
     let end = end.context("the kernel's announcements were lost")?;
-    lab.wait_until_ready(PATIENCE, false)?;
     let table = lab.exec(NODE, &["nft", "list", "set", "inet", NFT_TABLE, "remote4"])?;
     ensure!(table.contains("11.0.0.0"), "the set lacks the subnets");
     Ok(milliseconds(start, end))

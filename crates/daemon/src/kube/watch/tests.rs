@@ -38,6 +38,7 @@ enum Answer {
 struct Script {
     answers: Arc<Mutex<VecDeque<Answer>>>,
     asked: Arc<Mutex<Vec<String>>>,
+    accepted: Arc<Mutex<Vec<String>>>,
 }
 
 impl Script {
@@ -48,6 +49,11 @@ impl Script {
 
 async fn answer(State(script): State<Script>, request: Request) -> Response {
     script.asked.lock().unwrap().push(request.uri().to_string());
+    let accepted = request
+        .headers()
+        .get("accept")
+        .map(|h| h.to_str().unwrap().to_owned());
+    script.accepted.lock().unwrap().extend(accepted);
     let lines = |events: Vec<Value>| {
         events
             .iter()
@@ -81,27 +87,25 @@ type Changes = BoxStream<'static, Change<String>>;
 
 /// Watches config maps, parsed to their datum `x`, at a server with this script.
 async fn watch(answers: impl IntoIterator<Item = Answer>) -> (Changes, Script) {
+    let (address, script) = serve(answers).await;
+    (changes(address).await, script)
+}
+
+async fn serve(answers: impl IntoIterator<Item = Answer>) -> (SocketAddr, Script) {
     let script = Script {
         answers: Arc::new(Mutex::new(answers.into_iter().collect())),
         asked: Arc::default(),
+        accepted: Arc::default(),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let router = Router::new().fallback(answer).with_state(script.clone());
     tokio::spawn(async move { axum::serve(listener, router).await });
-    (changes(address).await, script)
+    (address, script)
 }
 
 async fn changes(server: SocketAddr) -> Changes {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    let kubeconfig = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "c",
-        "clusters": [{ "name": "c", "cluster": { "server": format!("http://{server}") } }],
-        "users": [{ "name": "u", "user": { "token": "t" } }],
-        "contexts": [{ "name": "c", "context": { "cluster": "c", "user": "u" } }],
-    });
-    std::fs::write(file.path(), kubeconfig.to_string()).unwrap();
-    let client = cluster_client(Some(file.path())).await.unwrap();
+    let client = client(server).await;
     Watch::of::<ConfigMap>(&client)
         .namespace("ns")
         .labels("a=b")
@@ -111,6 +115,18 @@ async fn changes(server: SocketAddr) -> Changes {
                 .map(str::to_owned)
                 .ok_or_else(|| "data.x is no string".to_owned())
         })
+}
+
+async fn client(server: SocketAddr) -> kube::Client {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let kubeconfig = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{ "name": "c", "cluster": { "server": format!("http://{server}") } }],
+        "users": [{ "name": "u", "user": { "token": "t" } }],
+        "contexts": [{ "name": "c", "context": { "cluster": "c", "user": "u" } }],
+    });
+    std::fs::write(file.path(), kubeconfig.to_string()).unwrap();
+    cluster_client(Some(file.path())).await.unwrap()
 }
 
 async fn next(changes: &mut Changes) -> Change<String> {
@@ -347,4 +363,34 @@ async fn a_server_that_ends_every_watch_at_once_is_not_asked_in_a_tight_loop() {
     );
     let asked = script.queries().len();
     assert!(asked < 12, "asked {asked} times in {:?}", begin.elapsed());
+}
+
+#[tokio::test]
+async fn metadata_is_asked_for_alone_where_the_rest_is_not_looked_at() {
+    let object = |kind: &str| {
+        json!({ "apiVersion": "meta.k8s.io/v1", "kind": kind,
+            "metadata": { "name": "a", "namespace": "ns", "resourceVersion": "7", "annotations": { "k": "v" } } })
+    };
+    let list = json!({ "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList",
+        "metadata": { "resourceVersion": "7" }, "items": [object("PartialObjectMetadata")] });
+    let event = json!({ "type": "MODIFIED", "object": object("PartialObjectMetadata") });
+    let (address, script) = serve([Answer::List(list), Answer::Open(vec![event])]).await;
+    let mut changes = Watch::of::<ConfigMap>(&client(address).await)
+        .metadata_only()
+        .start(|object| Ok(object.metadata.annotations.clone().unwrap_or_default()["k"].clone()));
+    let item = || Item {
+        name: "a".to_owned(),
+        namespace: "ns".to_owned(),
+        parsed: Ok("v".to_owned()),
+    };
+    assert_eq!(next(&mut changes).await, Change::Reset(vec![item()]));
+    assert_eq!(next(&mut changes).await, Change::Applied(item()));
+    let accepted = script.accepted.lock().unwrap().clone();
+    assert_eq!(accepted.len(), 2);
+    assert!(
+        accepted
+            .iter()
+            .all(|a| a.contains("as=PartialObjectMetadata")),
+        "{accepted:?}"
+    );
 }
