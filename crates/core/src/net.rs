@@ -27,12 +27,18 @@ pub fn never_remote(net: &IpNet) -> Option<&'static str> {
         Some("it is everything")
     } else if within(if v6 { "::1/128" } else { "127.0.0.0/8" }) {
         Some("it overlaps loopback")
+    } else if within(if v6 { "::/128" } else { "0.0.0.0/8" }) {
+        Some("it overlaps addresses that stand for no host")
+    } else if v6 && within("::ffff:0:0/96") {
+        Some("it overlaps IPv4 addresses written as IPv6")
     } else if within(if v6 { "fe80::/10" } else { "169.254.0.0/16" }) {
         Some("it overlaps link-local addresses")
     } else if within(if v6 { "ff00::/8" } else { "224.0.0.0/4" }) {
         Some("it overlaps multicast addresses")
     } else if overlap(&Vxlan::Nodes.prefix(v6), net) || overlap(&Vxlan::Gateways.prefix(v6), net) {
         Some("it overlaps the addresses inside our VXLANs")
+    } else if !v6 && within("255.255.255.255/32") {
+        Some("it overlaps the broadcast address")
     } else {
         None
     }
