@@ -219,7 +219,13 @@ pub(crate) fn parse_ip(field: &str, text: &str) -> Result<IpAddr, String> {
     let ip: IpAddr = text
         .parse()
         .map_err(|_| format!("{field}: '{}' is no IP address", cut(text)))?;
-    if ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() {
+    let special = match ip {
+        // 0.0.0.0/8 and the broadcast address stand for no host (RFC 1122).
+        IpAddr::V4(v4) => v4.octets()[0] == 0 || v4.is_broadcast(),
+        // An IPv4 address in disguise would count as IPv6; a link-local one means nothing without its link.
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().is_some() || v6.is_unicast_link_local(),
+    };
+    if special || ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() {
         return Err(format!(
             "{field}: {ip} can't be a host's address on a network"
         ));

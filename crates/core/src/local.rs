@@ -1,6 +1,6 @@
 //! This host's own addresses: on the nodes' network, and the CNI address, by which remote clusters see its processes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -84,6 +84,19 @@ pub fn underlay(
         link: address.link.clone(),
         mtu,
     })
+}
+
+/// The next hops of default routes, with what they are.
+#[must_use]
+pub fn routers(host: &Host) -> BTreeMap<IpAddr, String> {
+    let defaults = host
+        .routes
+        .iter()
+        .filter(|r| r.table == TABLE_MAIN && r.dst.prefix_len() == 0);
+    defaults
+        .flat_map(|route| route.hops())
+        .filter_map(|hop| Some((hop.via?, "the router of this host".to_owned())))
+        .collect()
 }
 
 /// The address of this host that lies in a pod CIDR, on a link that is up and is not ours.

@@ -18,27 +18,37 @@ pub fn overlap(a: &IpNet, b: &IpNet) -> bool {
 /// traffic that is not its own.
 #[must_use]
 pub fn never_remote(net: &IpNet) -> Option<&'static str> {
-    let (loopback, link_local, multicast) = match net {
-        IpNet::V4(_) => (LOOPBACK_V4, LINK_LOCAL_V4, MULTICAST_V4),
-        IpNet::V6(_) => (LOOPBACK_V6, LINK_LOCAL_V6, MULTICAST_V6),
+    let (no_host, loopback, link_local, multicast) = match net {
+        IpNet::V4(_) => (NO_HOST_V4, LOOPBACK_V4, LINK_LOCAL_V4, MULTICAST_V4),
+        IpNet::V6(_) => (NO_HOST_V6, LOOPBACK_V6, LINK_LOCAL_V6, MULTICAST_V6),
     };
     let v6 = matches!(net, IpNet::V6(_));
     if net.prefix_len() == 0 {
         Some("it is everything")
     } else if overlap(&loopback, net) {
         Some("it overlaps loopback")
+    } else if overlap(&no_host, net) {
+        Some("it overlaps addresses that stand for no host")
+    } else if overlap(&MAPPED_V4, net) {
+        Some("it overlaps IPv4 addresses written as IPv6")
     } else if overlap(&link_local, net) {
         Some("it overlaps link-local addresses")
     } else if overlap(&multicast, net) {
         Some("it overlaps multicast addresses")
     } else if overlap(&Vxlan::Nodes.prefix(v6), net) || overlap(&Vxlan::Gateways.prefix(v6), net) {
         Some("it overlaps the addresses inside our VXLANs")
+    } else if overlap(&BROADCAST_V4, net) {
+        Some("it overlaps the broadcast address")
     } else {
         None
     }
 }
 
 // RFC 6890, and RFC 4291 section 2.7.
+const NO_HOST_V4: IpNet = v4([0, 0, 0, 0], 8);
+const NO_HOST_V6: IpNet = v6([0, 0, 0, 0, 0, 0, 0, 0], 128);
+const MAPPED_V4: IpNet = v6([0, 0, 0, 0, 0, 0xffff, 0, 0], 96);
+const BROADCAST_V4: IpNet = v4([255, 255, 255, 255], 32);
 const LOOPBACK_V4: IpNet = v4([127, 0, 0, 0], 8);
 const LOOPBACK_V6: IpNet = v6([0, 0, 0, 0, 0, 0, 0, 1], 128);
 const LINK_LOCAL_V4: IpNet = v4([169, 254, 0, 0], 16);

@@ -1,13 +1,18 @@
-//! Other clusters' Endpoints: which one counts, and which of its subnets can be reached.
+//! Other clusters' Endpoints: which one counts, which of its subnets can be reached, and where its gateway is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use strait_api::vtep::Vxlan;
 use strait_api::{ClusterId, Endpoint};
+use strait_host::{Family, Mac};
 
 use crate::Condition;
-use crate::net::{never_remote, overlap};
+use crate::net::{ip_of, never_remote, overlap};
+
+/// The cable in which a gateway's address is derived from the one outside.
+const VXLAN: &str = "vxlan";
 
 /// Another cluster, by its Endpoint that counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,53 +21,119 @@ pub struct Remote<'a> {
     pub endpoint: &'a Endpoint,
     /// Its subnets that can be reached: in order, each once.
     pub subnets: Vec<IpNet>,
+    /// Families in which its gateway's address inside the cable is somebody else's already.
+    pub indistinct: BTreeSet<Family>,
+}
+
+impl Remote<'_> {
+    /// Its gateway's private address in a family, unless the cable can't tell it from another's.
+    #[must_use]
+    pub fn private_ip(&self, family: Family) -> Option<IpAddr> {
+        ip_of(&self.endpoint.private_ips, family).filter(|_| !self.indistinct.contains(&family))
+    }
+
+    /// The Ethernet address that it publishes, if that is derived from one of its addresses, as ours are: who could
+    /// publish another cluster's would get what is sent to that.
+    #[must_use]
+    pub fn vtep_mac(&self) -> Option<Mac> {
+        derived_mac(self.endpoint)
+    }
+}
+
+fn derived_mac(endpoint: &Endpoint) -> Option<Mac> {
+    let published = endpoint.vtep_mac?;
+    let mut own = endpoint.private_ips.iter();
+    own.any(|ip| Vxlan::Gateways.mac(*ip) == published)
+        .then_some(Mac(published))
+}
+
+/// What nobody else may claim.
+#[derive(Debug, Clone, Default)]
+pub struct Ours {
+    /// Pod and service CIDRs.
+    pub cidrs: Vec<IpNet>,
+    /// Addresses of this cluster's nodes, and of the routers that this host sends by, with what they are.
+    pub addresses: BTreeMap<IpAddr, String>,
+    /// Private addresses of this cluster's gateway.
+    pub gateway: BTreeSet<IpAddr>,
 }
 
 /// Other clusters in the order of their identifiers, and what is wrong with them.
 ///
-/// A subnet that overlaps one of ours, one of another remote cluster, or addresses that are never remote is left
-/// out and named in the condition `OverlappingSubnets`; the cluster's other subnets are not affected.
+/// * `OverlappingSubnets`: a subnet that overlaps one of ours, one of another remote cluster, addresses that are
+///   never remote, or that would take traffic from our own nodes, is left out; the cluster's other subnets are not affected.
+/// * `CableAddressConflict`: a gateway's address is one of ours, or is another's inside the cable.
+/// * `SeveralEndpoints`: the newest of a cluster counts.
 #[must_use]
 pub fn remotes<'a>(
     endpoints: impl Iterator<Item = &'a Endpoint>,
     own: &ClusterId,
-    local: &[IpNet],
+    ours: &Ours,
 ) -> (Vec<Remote<'a>>, Vec<Condition>) {
-    let mut newest: BTreeMap<&ClusterId, &Endpoint> = BTreeMap::new();
-    for endpoint in endpoints.filter(|e| e.cluster != *own) {
-        let slot = newest.entry(&endpoint.cluster).or_insert(endpoint);
-        if (endpoint.created, &endpoint.name) > (slot.created, &slot.name) {
-            *slot = endpoint;
-        }
+    let mut clusters: BTreeMap<&ClusterId, Vec<&Endpoint>> = BTreeMap::new();
+    for endpoint in endpoints {
+        clusters
+            .entry(&endpoint.cluster)
+            .or_default()
+            .push(endpoint);
     }
     let mut remotes: Vec<Remote<'_>> = Vec::new();
-    let mut problems = Vec::new();
+    let (mut overlaps, mut conflicts, mut several) = (Vec::new(), Vec::new(), Vec::new());
     let mut taken = Taken::default();
-    for endpoint in newest.into_values() {
+    let mut inner: BTreeMap<IpAddr, String> = ours
+        .gateway
+        .iter()
+        .map(|ip| (Vxlan::Gateways.inner(*ip), "this cluster".to_owned()))
+        .collect();
+    for (cluster, mut all) in clusters {
+        all.sort_by_key(|e| (e.created, &e.name));
+        let Some(endpoint) = all.last() else {
+            continue;
+        };
+        if all.len() > 1 {
+            let names: Vec<&str> = all.iter().map(|e| e.name.as_str()).collect();
+            several.push(format!(
+                "cluster {cluster} has {}, of which the newest counts, {}",
+                names.join(", "),
+                endpoint.name
+            ));
+        }
+        if cluster == own {
+            continue;
+        }
         let mut subnets: Vec<IpNet> = Vec::new();
         for net in &endpoint.subnets {
-            match refusal(net, local, &taken) {
-                Some(why) => problems.push(format!("{net} of Endpoint {}: {why}", endpoint.name)),
+            match refusal(net, ours, &taken) {
+                Some(why) => overlaps.push(format!("{net} of Endpoint {}: {why}", endpoint.name)),
                 None => subnets.push(*net),
             }
         }
         subnets.sort();
         subnets.dedup();
         for net in &subnets {
-            taken.insert(*net, &endpoint.cluster);
+            taken.insert(*net, cluster);
         }
-        remotes.push(Remote { endpoint, subnets });
+        conflicts.extend(claims(endpoint, ours));
+        let indistinct = indistinct(endpoint, &mut inner, &mut conflicts);
+        remotes.push(Remote {
+            endpoint,
+            subnets,
+            indistinct,
+        });
     }
-    let condition = (!problems.is_empty()).then(|| {
-        Condition::degraded(
+    let say = |name, before: &str, all: Vec<String>| {
+        (!all.is_empty()).then(|| Condition::degraded(name, format!("{before}{}", all.join("; "))))
+    };
+    let conditions = [
+        say(
             "OverlappingSubnets",
-            format!(
-                "these remote subnets are not routed: {}",
-                problems.join("; ")
-            ),
-        )
-    });
-    (remotes, condition.into_iter().collect())
+            "these remote subnets are not routed: ",
+            overlaps,
+        ),
+        say("CableAddressConflict", "", conflicts),
+        say("SeveralEndpoints", "", several),
+    ];
+    (remotes, conditions.into_iter().flatten().collect())
 }
 
 /// Subnets of clusters that came earlier, by their first address; those of two clusters never overlap.
@@ -97,15 +168,64 @@ impl<'a> Taken<'a> {
     }
 }
 
-fn refusal(net: &IpNet, local: &[IpNet], taken: &Taken<'_>) -> Option<String> {
+fn refusal(net: &IpNet, ours: &Ours, taken: &Taken<'_>) -> Option<String> {
     if let Some(why) = never_remote(net) {
         return Some(why.to_owned());
     }
-    if let Some(own) = local.iter().find(|own| overlap(own, net)) {
+    if let Some(own) = ours.cidrs.iter().find(|own| overlap(own, net)) {
         return Some(format!("it overlaps {own} of this cluster"));
+    }
+    if let Some((ip, what)) = ours.addresses.iter().find(|(ip, _)| net.contains(*ip)) {
+        return Some(format!("it contains {ip} of {what}"));
     }
     let (theirs, cluster) = taken.overlapping(net)?;
     Some(format!("it overlaps {theirs} of cluster {cluster}"))
+}
+
+/// Addresses of an Endpoint that are ours.
+fn claims(endpoint: &Endpoint, ours: &Ours) -> Vec<String> {
+    let addresses = endpoint.private_ips.iter().chain(&endpoint.public_ips);
+    let claimed: BTreeSet<(&IpAddr, &String)> = addresses
+        .filter_map(|ip| Some((ip, ours.addresses.get(ip)?)))
+        .collect();
+    let say = |(ip, what)| format!("Endpoint {} says {ip}, which is of {what}", endpoint.name);
+    let mut claims: Vec<String> = claimed.into_iter().map(say).collect();
+    if let (Some(mac), None) = (endpoint.vtep_mac, derived_mac(endpoint)) {
+        claims.push(format!(
+            "Endpoint {} publishes the Ethernet address {}, which is not derived from its addresses: it is not used",
+            endpoint.name,
+            Mac(mac)
+        ));
+    }
+    claims
+}
+
+/// The families in which an Endpoint has an address inside the cable that somebody before it has.
+fn indistinct(
+    endpoint: &Endpoint,
+    inner: &mut BTreeMap<IpAddr, String>,
+    conflicts: &mut Vec<String>,
+) -> BTreeSet<Family> {
+    let mut families = BTreeSet::new();
+    if endpoint.backend != VXLAN {
+        return families;
+    }
+    for family in Family::ALL {
+        let Some(private) = ip_of(&endpoint.private_ips, family) else {
+            continue;
+        };
+        let address = Vxlan::Gateways.inner(private);
+        if let Some(other) = inner.get(&address) {
+            families.insert(family);
+            conflicts.push(format!(
+                "Endpoint {} with {private} would have {address} inside the cable, which {other} has: it is not reached over {family}",
+                endpoint.name
+            ));
+        } else {
+            inner.insert(address, format!("cluster {}", endpoint.cluster));
+        }
+    }
+    families
 }
 
 #[cfg(test)]

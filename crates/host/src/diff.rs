@@ -107,6 +107,8 @@ fn drop_lost_on_conflicts(d: &mut Difference) {
             .hops()
             .iter()
             .any(|h| h.dev.as_ref().is_some_and(|dev| lost.contains(dev))),
+        // `net/FAMILY/conf/LINK/KEY`
+        Change::SetSysctl(path, _) => !path.split('/').nth(3).is_some_and(|dev| lost.contains(dev)),
         Change::CreateLink(..)
         | Change::ChangeLink(..)
         | Change::RemoveLink(_)
@@ -115,7 +117,6 @@ fn drop_lost_on_conflicts(d: &mut Difference) {
         | Change::RemoveFdb(_)
         | Change::Nft(_)
         | Change::SetAccepts(..)
-        | Change::SetSysctl(..)
         | Change::RemoveRoute(_)
         | Change::AddRule(_)
         | Change::RemoveRule(_) => true,

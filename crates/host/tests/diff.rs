@@ -433,6 +433,23 @@ fn a_foreign_link_of_our_name_is_a_conflict_and_is_left_alone() {
 }
 
 #[test]
+fn nothing_is_set_on_a_foreign_link_of_our_name() {
+    let path = |key: &str| format!("net/ipv4/conf/vx0/{key}");
+    let host = Host {
+        links: [("vx0".to_owned(), other_link())].into(),
+        sysctls: [(path("rp_filter"), "1".to_owned())].into(),
+        ..Host::default()
+    };
+    let wanted = Wanted {
+        sysctls: [(path("forwarding"), "1".to_owned())].into(),
+        loose_reverse_path: ["vx0".to_owned()].into(),
+        ..wanting(plain_link(Some("strait"), 100))
+    };
+    let d = diff(&host, &wanted, &owner());
+    assert!(d.changes.is_empty(), "{:?}", d.changes);
+}
+
+#[test]
 fn a_foreign_link_with_our_network_identifier_is_a_conflict_that_names_it() {
     let host = Host {
         links: [("other".to_owned(), plain_link(None, 100))].into(),

@@ -77,15 +77,14 @@ pub(super) fn wanted(
             net: Vxlan::Gateways.inner_net(underlay.ip),
             scope: Scope::Global,
         });
+        let mut macs = BTreeSet::new();
         for remote in remotes.iter().filter(|r| r.endpoint.backend == BACKEND) {
             let endpoint = remote.endpoint;
-            let (Some(dst), Some(private)) = (
-                outer(endpoint, *family),
-                ip_of(&endpoint.private_ips, *family),
-            ) else {
+            let (Some(dst), Some(private)) = (outer(endpoint, *family), remote.private_ip(*family))
+            else {
                 continue;
             };
-            let mac = endpoint.vtep_mac.map(Mac);
+            let mac = remote.vtep_mac().filter(|mac| macs.insert(*mac));
             if let Some(mac) = mac {
                 neighbours.insert(Neighbour {
                     link: name.clone(),
@@ -139,6 +138,13 @@ pub(super) fn connections(
             .filter(|f| remote.subnets.iter().any(|s| Family::of_net(s) == **f));
         let before = connections.len();
         for family in families {
+            if remote.indistinct.contains(family) {
+                let message = format!(
+                    "its {family} address inside the cable is another gateway's: see CableAddressConflict"
+                );
+                connections.push(connection(ConnectionStatus::Error, message, None));
+                continue;
+            }
             connections.push(match outer(endpoint, *family) {
                 Some(ip) => health.merged(
                     connection(ConnectionStatus::Connected, String::new(), Some(ip)),

@@ -18,9 +18,9 @@ use super::objects::{
     to_broker,
 };
 use super::{State, cable};
-use crate::local::{Underlay, cni_address, every_link, seen, underlay};
+use crate::local::{Underlay, cni_address, every_link, routers, seen, underlay};
 use crate::net::{of_family, overlap};
-use crate::remote::remotes;
+use crate::remote::{Ours, remotes};
 use crate::{Condition, Planned, health};
 
 /// Everything that the gateway wants.
@@ -69,10 +69,8 @@ impl State {
                 .endpoints
                 .values()
                 .filter_map(|e| e.parsed.as_ref().ok());
-            let (remotes, problems) =
-                remotes(endpoints, &self.settings.cluster, &self.local_cidrs());
+            let (remotes, problems) = remotes(endpoints, &self.settings.cluster, &self.ours(own));
             conditions.extend(problems);
-            let remotes: Vec<_> = remotes.into_iter().collect();
             plan.wanted =
                 cable::wanted(&own.underlays, &remotes, self.settings.port, Some(own.mac));
             if self.settings.health_check {
@@ -103,6 +101,22 @@ impl State {
         conditions.dedup();
         plan.conditions = conditions;
         plan
+    }
+
+    /// What other clusters may not claim.
+    fn ours(&self, own: &Own) -> Ours {
+        let mut addresses = self.host.as_deref().map(routers).unwrap_or_default();
+        let gateway: BTreeSet<IpAddr> = own.underlays.values().map(|u| u.ip).collect();
+        addresses.extend(gateway.iter().map(|ip| (*ip, "this gateway".to_owned())));
+        for (name, node) in self.nodes.iter() {
+            let ips = node.internal_ips.iter();
+            addresses.extend(ips.map(|ip| (*ip, format!("node {name}"))));
+        }
+        Ours {
+            cidrs: self.local_cidrs(),
+            addresses,
+            gateway,
+        }
     }
 
     fn local_cidrs(&self) -> Vec<IpNet> {

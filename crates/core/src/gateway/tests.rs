@@ -230,6 +230,49 @@ fn another_clusters_endpoint_comes_from_the_broker_and_gets_a_cable() {
 }
 
 #[test]
+fn who_publishes_another_gateways_addresses_gets_nothing_that_is_sent_to_it() {
+    let mut s = state();
+    arrive(&mut s, &remote("west", "west", "vxlan", "10.2.0.0/16"));
+    settle_local(&mut s);
+    let honest = s.plan().wanted;
+    // The same Ethernet address from elsewhere, and the same address inside the cable from elsewhere.
+    for (address, mac) in [
+        ("172.30.3.11", "02:e8:ac:1e:02:0b"),
+        ("10.30.2.11", "02:e8:0a:1e:02:0b"),
+        ("172.30.2.11", "02:e8:ac:1e:02:0b"),
+    ] {
+        let mut thief = remote("zzz", "zzz", "vxlan", "10.3.0.0/16").object;
+        let mut spec: EndpointSpec = thief.section("spec").unwrap();
+        spec.private_ip = address.into();
+        thief = thief.with("spec", &spec);
+        thief
+            .annotations
+            .insert(ANNOTATION_VTEP_MAC.into(), mac.into());
+        let parsed = Endpoint::parse(&thief);
+        arrive(
+            &mut s,
+            &Entry {
+                object: thief,
+                parsed,
+            },
+        );
+        settle_local(&mut s);
+        let plan = s.plan();
+        let named = plan.conditions.iter().map(|c| c.name);
+        assert!(
+            named.clone().any(|n| n == "CableAddressConflict"),
+            "{address}"
+        );
+        let neighbours = plan.wanted.neighbours.get().unwrap();
+        assert_eq!(Some(neighbours), honest.neighbours.get(), "{address}");
+        let fdb = plan.wanted.fdb.get().unwrap().iter();
+        let exact: Vec<_> = fdb.filter(|f| f.mac != Mac::ZERO).collect();
+        let before: Vec<_> = honest.fdb.get().unwrap().iter().collect();
+        assert_eq!(exact, before, "{address}");
+    }
+}
+
+#[test]
 fn what_is_forged_or_overlaps_is_refused_by_name_and_hurts_no_other() {
     let mut s = state();
     arrive(&mut s, &remote("west", "west", "vxlan", "10.2.0.0/16"));

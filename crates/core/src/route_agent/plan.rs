@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ipnet::IpNet;
 use strait_api::names::ANNOTATION_VTEP_MAC;
 use strait_api::route_agent::{Condition as StatusCondition, RouteAgentStatus};
 use strait_api::vtep::Vxlan;
@@ -13,9 +12,9 @@ use strait_host::{Family, Host, Mac, Owned, Wanted};
 use super::flows::FlowRules;
 use super::view::{FamilyView, Role};
 use super::{State, accepts, nft, routes, table};
-use crate::local::{every_link, seen};
+use crate::local::{self, every_link, seen};
 use crate::net::of_family;
-use crate::remote::{Remote, remotes};
+use crate::remote::{Ours, Remote, remotes};
 use crate::{Condition, Planned, health};
 
 /// Everything that the route agent wants.
@@ -57,12 +56,11 @@ impl State {
                 ..Plan::default()
             };
         };
-        let local: Vec<IpNet> = [
-            &self.settings.cluster_cidrs[..],
-            &self.settings.service_cidrs[..],
-        ]
-        .concat();
-        let (remotes, problems) = remotes(self.endpoints.values(), &self.settings.cluster, &local);
+        let (remotes, problems) = remotes(
+            self.endpoints.values(),
+            &self.settings.cluster,
+            &self.ours(host),
+        );
         conditions.extend(problems);
         let families: Vec<FamilyView<'_>> = Family::ALL
             .into_iter()
@@ -88,6 +86,29 @@ impl State {
                 Role::NoGateway => "no gateway",
             },
             conditions,
+        }
+    }
+
+    /// What other clusters may not claim.
+    fn ours(&self, host: &Host) -> Ours {
+        let s = &self.settings;
+        let mut addresses = local::routers(host);
+        let gateway = self.gateway.iter().flat_map(|g| &g.private_ips);
+        let gateway: BTreeSet<IpAddr> = gateway.copied().collect();
+        addresses.extend(gateway.iter().map(|ip| (*ip, "our gateway".to_owned())));
+        let families = Family::ALL
+            .into_iter()
+            .filter(|f| of_family(&s.cluster_cidrs, *f).next().is_some());
+        let own = families.filter_map(|f| self.underlay(host, f));
+        addresses.extend(own.map(|u| (u.ip, "this node".to_owned())));
+        for (name, node) in self.nodes.iter() {
+            let ips = node.internal_ips.iter();
+            addresses.extend(ips.map(|ip| (*ip, format!("node {name}"))));
+        }
+        Ours {
+            cidrs: [&s.cluster_cidrs[..], &s.service_cidrs[..]].concat(),
+            addresses,
+            gateway,
         }
     }
 
@@ -119,9 +140,9 @@ impl State {
                 links.insert(name, link);
                 addresses.extend(routes::address(view));
                 let (n, f) = match role {
-                    Role::Gateway => routes::entries(view.family, view.nodes.values()),
+                    Role::Gateway => routes::entries(view.family, view.distinct_nodes()),
                     Role::Worker | Role::NoGateway => {
-                        routes::entries(view.family, view.gateway.iter())
+                        routes::entries(view.family, view.gateway.clone())
                     }
                 };
                 neighbours.extend(n);
@@ -217,7 +238,8 @@ impl State {
             .gateway
             .as_ref()
             .filter(|g| self.role() == Role::Gateway && g.backend == "vxlan")?;
-        let endpoints = families.iter().flat_map(|v| &v.remotes).map(|(e, _)| *e);
+        let remotes = families.iter().flat_map(|v| &v.remotes);
+        let endpoints = remotes.map(|r| r.endpoint);
         let peers = endpoints
             .flat_map(|e| e.private_ips.iter().chain(&e.public_ips))
             .copied()
@@ -404,7 +426,8 @@ impl State {
                 );
                 conditions.push(Condition::degraded("CniInterfaceNotFound", message));
             }
-            conditions.extend(collisions(view));
+            conditions.extend(self.collisions(view));
+            conditions.extend(self.addresses_not_found(view));
             if view.family == Family::V6 && ipv6_forwarding(host) == Some(false) {
                 let message = format!(
                     "this host does not forward IPv6, and has a route by a router advertisement, which it would lose with forwarding:                      set accept_ra of that interface to 2, then {IPV6_FORWARDING} to 1"
@@ -416,6 +439,62 @@ impl State {
         let subnets = families.iter().flat_map(FamilyView::subnets).collect();
         let port = self.cable(families).map(|(port, _)| port);
         conditions.extend(self.firewall.conditions(&subnets, port));
+        conditions
+    }
+
+    /// Nodes that get the same address inside the VXLAN: only the last three octets of theirs count.
+    fn collisions(&self, view: &FamilyView<'_>) -> Option<Condition> {
+        let mut by_inner: BTreeMap<IpAddr, BTreeSet<IpAddr>> = BTreeMap::new();
+        let own = view.underlay.iter().map(|u| u.ip);
+        let v6 = view.family == Family::V6;
+        let gateway = self.gateway.iter().filter(|_| self.role() == Role::Worker);
+        let gateway = gateway.filter_map(|g| g.private_ip(v6));
+        for outer in view
+            .nodes
+            .values()
+            .map(|p| p.outer)
+            .chain(own)
+            .chain(gateway)
+        {
+            by_inner
+                .entry(Vxlan::Nodes.inner(outer))
+                .or_default()
+                .insert(outer);
+        }
+        let clashes: Vec<String> = by_inner
+            .iter()
+            .filter(|(_, outers)| outers.len() > 1)
+            .map(|(inner, outers)| {
+                let outers: Vec<String> = outers.iter().map(ToString::to_string).collect();
+                format!("{inner} stands for {}", outers.join(" and "))
+            })
+            .collect();
+        (!clashes.is_empty()).then(|| Condition::degraded("VtepCollision", clashes.join("; ")))
+    }
+
+    /// A gateway that publishes no address, and on it, nodes that have none.
+    fn addresses_not_found(&self, view: &FamilyView<'_>) -> Vec<Condition> {
+        let (family, v6) = (view.family, view.family == Family::V6);
+        let mut conditions = Vec::new();
+        if let Some(gateway) = self.gateway.as_ref().filter(|g| g.private_ip(v6).is_none()) {
+            let message = format!(
+                "Endpoint {} of this cluster's gateway has no {family} private address: its nodes can't send to it over {family}",
+                gateway.name
+            );
+            conditions.push(Condition::degraded("GatewayAddressNotFound", message));
+        }
+        let others = self.nodes.iter().filter(|(n, _)| *n != self.settings.node);
+        let mut without = others.filter(|(_, node)| node.internal_ip(v6).is_none());
+        if let (Role::Gateway, Some((first, _))) = (self.role(), without.next()) {
+            let more = match without.count() {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            let message = format!(
+                "Node {first}{more} has no {family} InternalIP: it can't use this gateway over {family}"
+            );
+            conditions.push(Condition::degraded("PeerAddressNotFound", message));
+        }
         conditions
     }
 
@@ -497,27 +576,6 @@ fn ipv6_forwarding(host: &Host) -> Option<bool> {
 fn mac(families: &[FamilyView<'_>]) -> Option<Mac> {
     let underlay = families.iter().find_map(|v| v.underlay.as_ref())?;
     Some(Mac(Vxlan::Nodes.mac(underlay.ip)))
-}
-
-/// Nodes that get the same address inside the VXLAN: only the last three octets of theirs count.
-fn collisions(view: &FamilyView<'_>) -> Option<Condition> {
-    let mut by_inner: BTreeMap<IpAddr, BTreeSet<IpAddr>> = BTreeMap::new();
-    let own = view.underlay.iter().map(|u| u.ip);
-    for outer in view.nodes.values().map(|p| p.outer).chain(own) {
-        by_inner
-            .entry(Vxlan::Nodes.inner(outer))
-            .or_default()
-            .insert(outer);
-    }
-    let clashes: Vec<String> = by_inner
-        .iter()
-        .filter(|(_, outers)| outers.len() > 1)
-        .map(|(inner, outers)| {
-            let outers: Vec<String> = outers.iter().map(ToString::to_string).collect();
-            format!("{inner} stands for {}", outers.join(" and "))
-        })
-        .collect();
-    (!clashes.is_empty()).then(|| Condition::degraded("VtepCollision", clashes.join("; ")))
 }
 
 /// The worst first; each once.

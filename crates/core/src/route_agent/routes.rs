@@ -74,9 +74,9 @@ pub(super) fn address(view: &FamilyView<'_>) -> Option<Address> {
 }
 
 /// The exact entry for a peer that publishes its Ethernet address; for another, where to flood.
-pub(super) fn entries<'a>(
+pub(super) fn entries(
     family: Family,
-    peers: impl Iterator<Item = &'a Peer>,
+    peers: impl IntoIterator<Item = Peer>,
 ) -> (BTreeSet<Neighbour>, BTreeSet<Fdb>) {
     let link = device(family).to_owned();
     let mut neighbours = BTreeSet::new();
@@ -132,17 +132,17 @@ pub(super) fn worker(view: &FamilyView<'_>) -> BTreeSet<Route> {
 
 /// The gateway's routes over the VXLAN cable, in the cable's own table.
 pub(super) fn gateway(view: &FamilyView<'_>, host: &Host, cable: Option<&str>) -> BTreeSet<Route> {
-    let v6 = view.family == Family::V6;
     let cable = cable.filter(|name| host.links.get(*name).is_some_and(|l| l.up));
     let mut routes = BTreeSet::new();
-    for (endpoint, subnets) in &view.remotes {
+    for remote in &view.remotes {
+        let endpoint = remote.endpoint;
         let outers: Vec<IpAddr> = endpoint
             .private_ips
             .iter()
             .chain(&endpoint.public_ips)
             .copied()
             .collect();
-        for dst in subnets {
+        for dst in &remote.subnets {
             routes.insert(guard(TABLE_VXLAN_CABLE, *dst));
             // The cable itself must not go through the cable.
             for outer in outers.iter().filter(|ip| dst.contains(*ip)) {
@@ -157,7 +157,7 @@ pub(super) fn gateway(view: &FamilyView<'_>, host: &Host, cable: Option<&str>) -
                     kind,
                 });
             }
-            let (Some(cable), Some(private)) = (cable, endpoint.private_ip(v6)) else {
+            let (Some(cable), Some(private)) = (cable, remote.private) else {
                 continue;
             };
             let via = vtep::Vxlan::Gateways.inner(private);

@@ -1,5 +1,6 @@
 //! The state as one plan sees it: who is who, per family.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -33,6 +34,15 @@ pub(super) struct Peer {
     pub mac: Option<Mac>,
 }
 
+/// Another cluster, in one family.
+#[derive(Debug)]
+pub(super) struct RemoteView<'a> {
+    pub endpoint: &'a Endpoint,
+    pub subnets: Vec<IpNet>,
+    /// Its gateway's private address, if a cable can use it.
+    pub private: Option<IpAddr>,
+}
+
 /// One family, as one plan sees it.
 #[derive(Debug)]
 pub(super) struct FamilyView<'a> {
@@ -42,8 +52,8 @@ pub(super) struct FamilyView<'a> {
     /// Pod CIDRs of this cluster.
     pub pods: Vec<IpNet>,
     /// Remote clusters with subnets of this family.
-    pub remotes: Vec<(&'a Endpoint, Vec<IpNet>)>,
-    /// The gateway, on a worker.
+    pub remotes: Vec<RemoteView<'a>>,
+    /// The gateway, on a worker that can tell it from itself.
     pub gateway: Option<Peer>,
     /// The other nodes.
     pub nodes: BTreeMap<String, Peer>,
@@ -52,7 +62,33 @@ pub(super) struct FamilyView<'a> {
 impl FamilyView<'_> {
     /// All remote subnets, in order.
     pub(super) fn subnets(&self) -> BTreeSet<IpNet> {
-        self.remotes.iter().flat_map(|(_, s)| s).copied().collect()
+        self.remotes
+            .iter()
+            .flat_map(|r| &r.subnets)
+            .copied()
+            .collect()
+    }
+
+    /// The other nodes, each of which can be told from this one and the others inside the VXLAN: of those that can't, the
+    /// one whose address shares the most with this node's, so that one that is out of place ousts none. An Ethernet address that two publish is taken for that of the first only.
+    pub(super) fn distinct_nodes(&self) -> Vec<Peer> {
+        let mut nodes: Vec<&Peer> = self.nodes.values().collect();
+        let own = self.underlay.as_ref().map(|u| u.ip);
+        let shared = |peer: &Peer| own.map_or(0, |own| shared_bits(own, peer.outer));
+        nodes.sort_by_key(|peer| (Reverse(shared(peer)), peer.outer));
+        let mut inners: BTreeSet<IpAddr> = self.vtep().into_iter().collect();
+        let mut macs = BTreeSet::new();
+        let mut distinct = Vec::new();
+        for peer in nodes {
+            if inners.insert(Vxlan::Nodes.inner(peer.outer)) {
+                let mac = peer.mac.filter(|mac| macs.insert(*mac));
+                distinct.push(Peer {
+                    outer: peer.outer,
+                    mac,
+                });
+            }
+        }
+        distinct
     }
 
     /// This node's address inside the nodes' VXLAN.
@@ -87,16 +123,16 @@ impl State {
             .filter(|(n, _)| *n != self.settings.node)
             .flat_map(|(_, n)| n.internal_ips.clone())
             .collect();
-        let internal = self
-            .nodes
-            .get(&self.settings.node)
-            .and_then(|n| n.internal_ip(v6));
+        let underlay = self.underlay(host, family);
+        let own = underlay.as_ref().map(|u| Vxlan::Nodes.inner(u.ip));
         let gateway = self
             .gateway
             .as_ref()
             .filter(|_| self.role() == Role::Worker)
             .and_then(|g| {
-                let outer = g.private_ip(v6)?;
+                let outer = g
+                    .private_ip(v6)
+                    .filter(|ip| Some(Vxlan::Nodes.inner(*ip)) != own)?;
                 Some(Peer {
                     outer,
                     mac: self.mac_of(outer, &g.hostname),
@@ -104,23 +140,28 @@ impl State {
             });
         let remotes = remotes
             .iter()
-            .map(|r| {
-                (
-                    r.endpoint,
-                    of_family(&r.subnets, family).copied().collect::<Vec<_>>(),
-                )
+            .map(|r| RemoteView {
+                endpoint: r.endpoint,
+                subnets: of_family(&r.subnets, family).copied().collect(),
+                private: r.private_ip(family),
             })
-            .filter(|(_, subnets)| !subnets.is_empty())
+            .filter(|r| !r.subnets.is_empty())
             .collect();
         FamilyView {
             family,
-            underlay: underlay(host, family, internal, &every_link()),
+            underlay,
             cni: cni_address(host, family, &pods, &every_link(), &others),
             pods,
             remotes,
             gateway,
             nodes,
         }
+    }
+
+    pub(super) fn underlay(&self, host: &Host, family: Family) -> Option<Underlay> {
+        let node = self.nodes.get(&self.settings.node);
+        let internal = node.and_then(|n| n.internal_ip(family == Family::V6));
+        underlay(host, family, internal, &every_link())
     }
 
     fn other_nodes(&self, family: Family) -> BTreeMap<String, Peer> {
@@ -155,5 +196,14 @@ impl State {
             .find(|(_, n)| has(n))
             .map_or(hostname, |(name, _)| name);
         self.agent_mac(node)
+    }
+}
+
+/// How many bits at the beginning two addresses share.
+fn shared_bits(a: IpAddr, b: IpAddr) -> u32 {
+    match (a, b) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros(),
+        (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros(),
+        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => 0,
     }
 }

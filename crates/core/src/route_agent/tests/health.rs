@@ -3,7 +3,10 @@
 use strait_api::gateway::ConnectionStatus;
 use strait_api::route_agent::{RemoteEndpoint, RouteAgentStatus};
 
+use strait_host::Family;
+
 use super::*;
+use crate::Severity;
 use crate::health::{Report, Rtt, Target};
 
 fn remote(name: &str, subnets: &[&str], health: &[&str]) -> Endpoint {

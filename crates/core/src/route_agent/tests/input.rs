@@ -1,0 +1,168 @@
+//! Inputs: unknown, in any order, or bad.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::Severity;
+
+#[test]
+fn nothing_is_touched_before_all_inputs_are_known() {
+    let all = [
+        Input::Endpoints(endpoints()),
+        Input::Nodes(nodes()),
+        Input::Agents(agents()),
+        Input::Host(Arc::new(bare_host("172.30.1.12"))),
+    ];
+    for missing in 0..all.len() {
+        let mut s = State::new(settings(WORKER));
+        for (_, input) in all.iter().enumerate().filter(|(i, _)| *i != missing) {
+            s.apply(input.clone(), at(0));
+        }
+        let plan = s.plan();
+        assert_eq!(
+            plan.wanted,
+            strait_host::Wanted::default(),
+            "without input {missing}"
+        );
+        assert_eq!(
+            condition(&plan, "InputsUnknown").unwrap().severity,
+            Severity::NotReady
+        );
+    }
+}
+
+#[test]
+fn a_hostile_or_overlapping_subnet_is_named_and_hurts_no_other() {
+    let mut s = state(WORKER, bare_host("172.30.1.12"));
+    let bad = endpoint(
+        "aaa",
+        "x",
+        "172.30.3.11",
+        &[
+            "0.0.0.0/0",
+            "10.1.128.0/17",
+            "127.0.0.0/8",
+            "240.0.0.0/4",
+            "10.3.0.0/16",
+        ],
+    );
+    s.apply(
+        Input::Endpoints(Event::Applied("bad".into(), Ok(bad))),
+        at(0),
+    );
+    let rival = endpoint("zzz", "y", "172.30.4.11", &["10.3.7.0/24", "10.4.0.0/16"]);
+    s.apply(
+        Input::Endpoints(Event::Applied("rival".into(), Ok(rival))),
+        at(0),
+    );
+    s.apply(
+        Input::Endpoints(Event::Applied("broken".into(), Err("spec: missing".into()))),
+        at(0),
+    );
+    let plan = s.plan();
+    let dsts: BTreeSet<String> = routes(&plan).iter().map(|r| r.dst.to_string()).collect();
+    assert_eq!(
+        dsts,
+        ["10.102.0.0/16", "10.2.0.0/16", "10.3.0.0/16", "10.4.0.0/16"]
+            .map(str::to_owned)
+            .into()
+    );
+    let said = &condition(&plan, "OverlappingSubnets").unwrap().message;
+    for part in [
+        "0.0.0.0/0",
+        "10.1.128.0/17",
+        "127.0.0.0/8",
+        "240.0.0.0/4",
+        "10.3.7.0/24",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+    assert!(
+        condition(&plan, "InvalidObject")
+            .unwrap()
+            .message
+            .contains("broken: spec: missing")
+    );
+}
+
+#[test]
+fn nodes_with_one_inner_address_are_named() {
+    let mut s = state(WORKER, bare_host("172.30.1.12"));
+    let twin = Node {
+        internal_ips: vec!["10.30.1.11".parse().unwrap()],
+        clamp_mss: None,
+    };
+    s.apply(Input::Nodes(Event::Applied("twin".into(), Ok(twin))), at(0));
+    let said = s.plan();
+    assert!(
+        condition(&said, "VtepCollision")
+            .unwrap()
+            .message
+            .contains("240.30.1.11"),
+        "{:?}",
+        said.conditions
+    );
+}
+
+#[test]
+fn a_nodes_annotation_forces_the_segment_size_and_a_bad_one_is_named() {
+    let clamp = |plan: &Plan| {
+        table_of(plan).chains["mss"].rules[0]
+            .statements
+            .last()
+            .cloned()
+    };
+    let mut s = state(WORKER, bare_host("172.30.1.12"));
+    assert_eq!(clamp(&s.plan()), Some(Statement::ClampMss));
+    for (asked, clamped, named) in [
+        (Ok(1300), Statement::SetMss(1300), false),
+        (
+            Err("'x' is no segment size".to_owned()),
+            Statement::ClampMss,
+            true,
+        ),
+    ] {
+        let node = Node {
+            internal_ips: vec!["172.30.1.12".parse().unwrap()],
+            clamp_mss: Some(asked),
+        };
+        s.apply(Input::Nodes(Event::Applied(WORKER.into(), Ok(node))), at(0));
+        let plan = s.plan();
+        assert_eq!(clamp(&plan), Some(clamped));
+        assert_eq!(condition(&plan, "InvalidAnnotation").is_some(), named);
+    }
+}
+
+#[test]
+fn every_set_that_a_rule_looks_up_is_there() {
+    for (node, host) in [
+        (WORKER, bare_host("172.30.1.12")),
+        (GATEWAY, host_with_cni("172.30.1.11", "10.1.1.1")),
+    ] {
+        let plan = state(node, host).plan();
+        let table = table_of(&plan);
+        for set in strait_host::nft::sets_used(table) {
+            assert!(table.sets.contains_key(set), "{set}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// The last word of each source counts, not the order in which they came.
+    #[test]
+    fn no_order_of_arrival_matters(order in Just((0..4usize).collect::<Vec<_>>()).prop_shuffle()) {
+        let all = [
+            Input::Endpoints(endpoints()),
+            Input::Nodes(nodes()),
+            Input::Agents(agents()),
+            Input::Host(Arc::new(host_with_cni("172.30.1.12", "10.1.2.1"))),
+        ];
+        let mut s = State::new(settings(WORKER));
+        for i in order {
+            s.apply(all[i].clone(), at(0));
+        }
+        prop_assert_eq!(s.plan(), state(WORKER, host_with_cni("172.30.1.12", "10.1.2.1")).plan());
+    }
+}
