@@ -198,6 +198,8 @@ fn router_sysctls(name: &str) -> Result<()> {
             ("ipv4/ip_forward", "1"),
             ("ipv4/conf/all/send_redirects", "0"),
             ("ipv4/conf/default/send_redirects", "0"),
+            // Else a bridge answers too for the address of its cable, with an Ethernet address that changes with its ports.
+            ("ipv4/conf/all/arp_ignore", "1"),
             ("ipv6/conf/all/forwarding", "1"),
         ],
     )

@@ -26,6 +26,7 @@ Examples:
   strait lab up                                    two clusters, east (bridge) and west (calico), of three nodes
   strait lab up --clusters 3 --nodes 2 --cni calico --name three
   strait lab up --family dual --cni routed,bridge --name both
+  strait lab up --cni cni-bridge-masq,cni-ptp --name real
   strait lab status
   strait lab exec east-2 -- ip route               on a node; with the node's host name and /proc/sys/net
   strait lab exec west-1-a -- curl web.example     in a pod
@@ -213,7 +214,8 @@ struct Up {
     /// Pods of each node
     #[arg(long, default_value_t = 1)]
     pods: u8,
-    /// The clusters' CNIs, bridge, calico or routed, in their order; the last stands for the rest
+    /// The clusters' CNIs, in their order; the last stands for the rest: bridge, calico, routed, or the CNI project's own plugins
+    /// (Debian's containernetworking-plugins), cni-bridge and cni-ptp, with -masq if they are to masquerade
     #[arg(long, value_delimiter = ',', default_value = "bridge,calico")]
     cni: Vec<Cni>,
     /// IP families of all networks: v4, v6 or dual

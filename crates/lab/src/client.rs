@@ -198,7 +198,7 @@ impl Lab {
         let node = self.topology.nodes().find(|node| node.name == place);
         match node.map(|node| node.cni) {
             Some(Cni::Routed) => &["CniInterfaceNotFound"],
-            Some(Cni::Bridge | Cni::Calico) | None => &[],
+            Some(Cni::Bridge | Cni::Calico | Cni::Plugin { .. }) | None => &[],
         }
     }
 

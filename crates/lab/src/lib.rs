@@ -34,7 +34,7 @@ pub use cli::{command, main};
 pub use client::{Lab, down};
 pub use cni::device as cni_device;
 pub use control::{CniChange, Status};
-pub use options::{Cni, Families, Options, RpFilter};
+pub use options::{Cni, Families, Options, Plugin, RpFilter};
 pub use probe::{Probe, Seen, Transport};
 pub use process::{ProcessStatus, Readiness, Role};
 pub use strait_host::Family;

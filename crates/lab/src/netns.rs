@@ -1,8 +1,9 @@
 //! Commands of iproute2 and nftables, run in the lab's namespaces.
 
+use std::ffi::OsStr;
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use strait_host::Family;
@@ -13,7 +14,7 @@ const NAMES: &str = "/run/netns";
 /// Where the host names' namespaces have their names.
 const HOST_NAMES: &str = "/run/utsns";
 
-fn path(name: &str) -> PathBuf {
+pub(crate) fn path(name: &str) -> PathBuf {
     PathBuf::from(NAMES).join(name)
 }
 
@@ -59,7 +60,7 @@ pub(crate) fn host_name(name: &str) -> Result<HostName> {
 }
 
 /// A command that will run in `name`.
-pub(crate) fn command(name: &str, program: &str) -> Result<Command> {
+pub(crate) fn command(name: &str, program: impl AsRef<OsStr>) -> Result<Command> {
     let mut command = find(name)?.command(program);
     command.with_host_name(&host_name(name)?);
     Ok(command)
@@ -101,31 +102,40 @@ pub(crate) fn sysctl(name: &str, settings: &[(&str, &str)]) -> Result<()> {
 }
 
 fn feed(name: &str, program: &str, arguments: &[&str], input: &str) -> Result<()> {
-    let mut child = find(name)?
-        .command(program)
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot run '{program}' (expected the packages iproute2 and nftables to be installed)"))?;
-    let written = child
-        .stdin
-        .take()
-        .context("no pipe")?
-        .write_all(input.as_bytes());
-    let output = child.wait_with_output()?;
+    let mut command = find(name)?.command(program);
+    command.args(arguments);
+    let output = converse(command, input)
+        .with_context(|| format!("cannot run '{program}' in {name} (expected the packages iproute2 and nftables to be installed)"))?;
     if !output.status.success() {
         bail!(
             "'{program}' in {name}: {}\nits input was:\n{input}",
             String::from_utf8_lossy(&output.stderr).trim()
         );
     }
-    written.with_context(|| format!("'{program}' in {name} did not read its input"))?;
     ensure!(
         output.stderr.is_empty(),
         "'{program}' in {name}: {}",
         String::from_utf8_lossy(&output.stderr).trim()
     );
     Ok(())
+}
+
+/// Runs a command to its end, with `input` as its standard input; one that succeeds must have read it.
+pub(crate) fn converse(mut command: Command, input: &str) -> Result<Output> {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("it does not start")?;
+    let written = child
+        .stdin
+        .take()
+        .context("no pipe")?
+        .write_all(input.as_bytes());
+    let output = child.wait_with_output()?;
+    if output.status.success() {
+        written.context("it did not read its input")?;
+    }
+    Ok(output)
 }

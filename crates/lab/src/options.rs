@@ -102,7 +102,7 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
 
 /// How a cluster connects its pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(into = "String", try_from = "String")]
 pub enum Cni {
     /// A bridge on each node with the first address of the node's pods, and a route to each other node (flannel's host-gw, kindnet).
     Bridge,
@@ -110,30 +110,89 @@ pub enum Cni {
     Calico,
     /// A route to each pod and by its address to each other node; no address of the pods' on the node (Calico without tunnel, clouds).
     Routed,
+    /// A plugin of the CNI project itself, as installed on this machine, with its `host-local`, and a route to each other node.
+    Plugin {
+        /// Which one.
+        plugin: Plugin,
+        /// Its `ipMasq`: by rules of its own, pods leave their node's pod network with the node's address.
+        masquerade: bool,
+    },
+}
+
+/// A plugin of the CNI project that connects pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plugin {
+    /// A bridge on each node, with the first address of the node's pods.
+    Bridge,
+    /// A cable to each pod, whose host's end has the first address of the node's pods, as a /32 or /128.
+    Ptp,
+}
+
+impl Plugin {
+    /// The name of its binary.
+    #[must_use]
+    pub fn binary(self) -> &'static str {
+        match self {
+            Self::Bridge => "bridge",
+            Self::Ptp => "ptp",
+        }
+    }
+}
+
+impl Cni {
+    const fn plugin(plugin: Plugin, masquerade: bool) -> Self {
+        Self::Plugin { plugin, masquerade }
+    }
+
+    /// Their names.
+    const NAMES: [(&'static str, Self); 7] = [
+        ("bridge", Self::Bridge),
+        ("calico", Self::Calico),
+        ("routed", Self::Routed),
+        ("cni-bridge", Self::plugin(Plugin::Bridge, false)),
+        ("cni-bridge-masq", Self::plugin(Plugin::Bridge, true)),
+        ("cni-ptp", Self::plugin(Plugin::Ptp, false)),
+        ("cni-ptp-masq", Self::plugin(Plugin::Ptp, true)),
+    ];
 }
 
 impl FromStr for Cni {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "bridge" => Ok(Self::Bridge),
-            "calico" => Ok(Self::Calico),
-            "routed" => Ok(Self::Routed),
-            other => Err(format!(
-                "no CNI '{other}': expected bridge, calico or routed"
-            )),
-        }
+        let known = Self::NAMES.iter().find(|(name, _)| *name == text);
+        known.map(|(_, cni)| *cni).ok_or_else(|| {
+            let names: Vec<&str> = Self::NAMES.iter().map(|(name, _)| *name).collect();
+            format!("no CNI '{text}': expected one of {}", names.join(", "))
+        })
+    }
+}
+
+impl TryFrom<String> for Cni {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Cni> for String {
+    fn from(cni: Cni) -> Self {
+        cni.to_string()
     }
 }
 
 impl fmt::Display for Cni {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Bridge => "bridge",
-            Self::Calico => "calico",
-            Self::Routed => "routed",
-        })
+        match self {
+            Self::Bridge => f.write_str("bridge"),
+            Self::Calico => f.write_str("calico"),
+            Self::Routed => f.write_str("routed"),
+            Self::Plugin { plugin, masquerade } => {
+                let suffix = if *masquerade { "-masq" } else { "" };
+                write!(f, "cni-{}{suffix}", plugin.binary())
+            }
+        }
     }
 }
 
@@ -252,6 +311,20 @@ mod tests {
             };
             assert!(error(bad).contains("is no name"), "{name}");
         }
+    }
+
+    #[test]
+    fn a_cni_has_one_name_wherever_it_is_written() {
+        for (name, cni) in Cni::NAMES {
+            assert_eq!(cni.to_string(), name);
+            assert_eq!(serde_json::to_value(cni).unwrap(), name);
+            assert_eq!(name.parse(), Ok(cni));
+        }
+        let error = "ptp".parse::<Cni>().unwrap_err();
+        assert!(
+            error.contains("'ptp'") && error.contains("cni-ptp-masq"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -265,7 +265,7 @@ impl Processes {
 }
 
 /// What processes of the lab find programs by.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 fn log_file(place: &str, role: Role) -> Result<File> {
     let dir = PathBuf::from(INSIDE).join("logs");

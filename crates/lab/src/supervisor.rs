@@ -113,6 +113,7 @@ impl Lab {
                 start.elapsed().as_secs_f64()
             )))
         };
+        cni::check(&self.topology)?;
         build::internet(&self.topology)?;
         let tokens = self
             .topology
@@ -329,8 +330,9 @@ impl Lab {
         }
         ensure!(cni::is_up(cluster, node)?, "the CNI of {name} is not up");
         let device = |family| {
-            cni::device_of(cluster.cni, family)
-                .with_context(|| format!("the CNI of {name} puts no address on it"))
+            cni::device_of(cluster.cni, family).with_context(|| {
+                format!("the CNI of {name} has no device of its own that could bear an address")
+            })
         };
         match change {
             CniChange::Down => cni::down(cluster, node),

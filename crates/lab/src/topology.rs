@@ -316,7 +316,9 @@ impl Node {
     #[must_use]
     pub fn cni_ip(&self, family: Family) -> Option<IpAddr> {
         match self.cni {
-            Cni::Bridge | Cni::Calico => Some(choose(family, self.cni_address, self.cni_address6)),
+            Cni::Bridge | Cni::Calico | Cni::Plugin { .. } => {
+                Some(choose(family, self.cni_address, self.cni_address6))
+            }
             Cni::Routed => None,
         }
     }
@@ -421,7 +423,7 @@ fn node(cluster: &str, c: u8, n: u8, cni: Cni, pods: u8) -> Node {
         address6: inner6(100 + c, n, 10 + p),
     };
     let host = match cni {
-        Cni::Bridge | Cni::Routed => 1,
+        Cni::Bridge | Cni::Routed | Cni::Plugin { .. } => 1,
         Cni::Calico => 0,
     };
     Node {

@@ -168,6 +168,22 @@ fn a_lab_ends_with_the_command_that_ctrl_c_ends_and_with_one_that_is_killed() {
     }
 }
 
+#[test]
+fn one_machine_only_answers_for_a_routers_address() {
+    let lab = Lab::up(&small("arp"), binary(), |_| ()).unwrap();
+    // tcpdump says when it listens, on its standard error.
+    let script = "ip neigh flush dev eth0
+        timeout 2 tcpdump -c 2 -lni eth0 'arp[6:2] == 2 and arp src host 172.30.1.1' 2>&1 | {
+            read; read
+            ping -c 1 -W 1 172.30.1.1 > /dev/null
+            cat
+        }";
+    let seen = lab.exec("east-1", &["bash", "-c", script]).unwrap();
+    let answers: Vec<&str> = seen.lines().filter(|line| line.contains("is-at")).collect();
+    assert_eq!(answers.len(), 1, "{seen}");
+    assert!(answers[0].contains("02:31:00:00:00:01"), "{seen}");
+}
+
 /// A lab that is starting answers once it is up.
 fn wait_for(name: &str) -> Lab {
     let deadline = Instant::now() + Duration::from_secs(20);
