@@ -9,6 +9,7 @@ pub mod health;
 pub mod local;
 pub mod machine;
 pub mod net;
+pub mod object;
 pub mod remote;
 pub mod route_agent;
 pub mod source;
@@ -16,5 +17,6 @@ pub mod time;
 
 pub use condition::{Condition, Severity};
 pub use machine::{Machine, Planned};
+pub use object::{Entry, ObjectChange};
 pub use source::{Event, Source};
 pub use time::Time;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use strait_core::{Condition, Machine, Planned, Time};
 use strait_host::Owner;
 use strait_kernel::{Error, Event, Kernel, Outcome, Reconciler, Watch};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::report::report;
 use crate::{Drain, Heartbeat, Metrics, Readiness};
@@ -210,6 +210,15 @@ fn with_outcome(conditions: &[Condition], outcome: &Outcome) -> Vec<Condition> {
         all.push(Condition::not_ready("ApplyFailed", message));
     }
     all
+}
+
+/// Sends what differs from what was sent before.
+pub fn replace<T: PartialEq>(to: &watch::Sender<T>, new: T) {
+    to.send_if_modified(|old| {
+        let changed = *old != new;
+        *old = new;
+        changed
+    });
 }
 
 /// Forwards a stream of events into the loop, until either end is gone.

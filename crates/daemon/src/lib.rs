@@ -17,6 +17,7 @@ pub mod readiness;
 pub mod report;
 mod secret;
 pub mod settings;
+pub mod writer;
 
 pub use drain::Drain;
 pub use metrics::Metrics;

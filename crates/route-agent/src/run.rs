@@ -8,7 +8,7 @@ use clap::ArgMatches;
 use strait_core::health::Target;
 use strait_core::route_agent::flows::FlowRules;
 use strait_core::route_agent::{Input, Plan, State, owner};
-use strait_daemon::engine::Engine;
+use strait_daemon::engine::{Engine, replace};
 use strait_daemon::http::Admin;
 use strait_daemon::kube::cluster_client;
 use strait_daemon::{Drain, Heartbeat, Metrics, Readiness, ping};
@@ -17,7 +17,7 @@ use strait_kernel::Outcome;
 use tokio::sync::watch;
 
 use crate::settings::Configuration;
-use crate::{firewall, flows, inputs, status, uninstall};
+use crate::{firewall, flows, inputs, pools, status, uninstall};
 
 /// How often round-trip times are written at most (upstream `routeagent_driver/handlers/healthchecker`).
 const HEALTH_REFRESH: Duration = Duration::from_secs(60);
@@ -47,6 +47,7 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     let (sender, inputs) = inputs::start(&client, &configuration.core);
     firewall::start(configuration.verify, sender.clone(), metrics.clone());
     let mut agent = Agent {
+        pools: pools::start(&client, &sender, metrics.clone()),
         health: ping::start(
             configuration.health.pings,
             HEALTH_REFRESH,
@@ -76,6 +77,7 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
 }
 
 struct Agent {
+    pools: pools::Pools,
     health: watch::Sender<BTreeSet<Target>>,
     status: watch::Sender<Option<strait_api::Object>>,
     flows: watch::Sender<Option<FlowRules>>,
@@ -92,20 +94,14 @@ struct Told {
 impl Agent {
     fn carry_out(&mut self, plan: Plan, outcome: &Outcome) {
         self.told.tell(&plan);
-        self.health.send_if_modified(|targets| {
-            let changed = *targets != plan.health;
-            *targets = plan.health;
-            changed
-        });
+        replace(&self.health, plan.health);
+        replace(&self.pools.keeps, plan.keeps_pools);
+        replace(&self.pools.changes, plan.pools);
         let new_rules = outcome.made.iter().any(|c| matches!(c, Change::Nft(_)));
         if new_rules || *self.flows.borrow() != plan.flows {
             self.flows.send_replace(plan.flows);
         }
-        self.status.send_if_modified(|object| {
-            let changed = *object != plan.object;
-            *object = plan.object;
-            changed
-        });
+        replace(&self.status, plan.object);
     }
 }
 

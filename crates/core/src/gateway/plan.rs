@@ -14,14 +14,13 @@ use strait_host::{Family, Mac, Wanted};
 
 use super::health::Health;
 use super::objects::{
-    ObjectChange, changes, from_broker, is_foreign_copy, is_own_on_broker, ordered, texts,
-    to_broker,
+    changes, from_broker, is_foreign_copy, is_own_on_broker, ordered, texts, to_broker,
 };
 use super::{State, cable};
 use crate::local::{Underlay, cni_address, every_link, seen, underlay};
 use crate::net::{of_family, overlap};
 use crate::remote::remotes;
-use crate::{Condition, Planned, health};
+use crate::{Condition, ObjectChange, Planned, health};
 
 /// Everything that the gateway wants.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]

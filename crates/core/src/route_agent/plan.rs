@@ -16,7 +16,7 @@ use super::{State, accepts, nft, routes, table};
 use crate::local::{every_link, seen};
 use crate::net::of_family;
 use crate::remote::{Remote, remotes};
-use crate::{Condition, Planned, health};
+use crate::{Condition, ObjectChange, Planned, health};
 
 /// Everything that the route agent wants.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
@@ -33,6 +33,10 @@ pub struct Plan {
     pub cni: BTreeMap<Family, (IpAddr, String)>,
     /// Whom to ping.
     pub health: BTreeSet<health::Target>,
+    /// Changes of Calico's IPPools.
+    pub pools: Vec<ObjectChange>,
+    /// Whether those are this node's to keep.
+    pub keeps_pools: bool,
     /// What this node is, for logs.
     pub role: &'static str,
 }
@@ -72,8 +76,12 @@ impl State {
         conditions.extend(self.path_conditions(host, &families));
         let health = self.health_targets(&remotes);
         conditions.extend(health::conditions(&health, &self.health));
+        let (pools, problem) = self.pool_changes(&remotes);
+        conditions.extend(problem);
         let conditions = sorted(conditions);
         Plan {
+            pools,
+            keeps_pools: self.role() == Role::Gateway,
             wanted: self.wanted(host, &families),
             object: Some(self.object(&families, &remotes, &conditions)),
             health,
@@ -351,6 +359,11 @@ impl State {
             s.failure(),
             s.rejected().collect(),
         );
+        let s = &self.pools.there;
+        // Not known yet is no problem, and what can't be had at all is named with the pools.
+        if s.is_known() {
+            source("IPPools", true, s.is_held(), s.failure(), Vec::new());
+        }
         if self.host.is_none() {
             conditions.push(Condition::not_ready(
                 "InputsUnknown",

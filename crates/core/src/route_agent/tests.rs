@@ -1,6 +1,7 @@
 //! What the route agent wants, in the situations that matter; orders of arrival; the plan on a virtual kernel.
 
 mod health;
+mod pools;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

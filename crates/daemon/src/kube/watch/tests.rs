@@ -81,6 +81,11 @@ type Changes = BoxStream<'static, Change<String>>;
 
 /// Watches config maps, parsed to their datum `x`, at a server with this script.
 async fn watch(answers: impl IntoIterator<Item = Answer>) -> (Changes, Script) {
+    let (server, script) = serve(answers).await;
+    (changes(server).await, script)
+}
+
+async fn serve(answers: impl IntoIterator<Item = Answer>) -> (SocketAddr, Script) {
     let script = Script {
         answers: Arc::new(Mutex::new(answers.into_iter().collect())),
         asked: Arc::default(),
@@ -89,10 +94,10 @@ async fn watch(answers: impl IntoIterator<Item = Answer>) -> (Changes, Script) {
     let address = listener.local_addr().unwrap();
     let router = Router::new().fallback(answer).with_state(script.clone());
     tokio::spawn(async move { axum::serve(listener, router).await });
-    (changes(address).await, script)
+    (address, script)
 }
 
-async fn changes(server: SocketAddr) -> Changes {
+async fn client(server: SocketAddr) -> kube::Client {
     let file = tempfile::NamedTempFile::new().unwrap();
     let kubeconfig = json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "c",
@@ -101,8 +106,11 @@ async fn changes(server: SocketAddr) -> Changes {
         "contexts": [{ "name": "c", "context": { "cluster": "c", "user": "u" } }],
     });
     std::fs::write(file.path(), kubeconfig.to_string()).unwrap();
-    let client = cluster_client(Some(file.path())).await.unwrap();
-    Watch::of::<ConfigMap>(&client)
+    cluster_client(Some(file.path())).await.unwrap()
+}
+
+async fn changes(server: SocketAddr) -> Changes {
+    Watch::of::<ConfigMap>(&client(server).await)
         .namespace("ns")
         .labels("a=b")
         .start(|object| {
@@ -328,7 +336,9 @@ async fn a_server_that_is_away_is_told_of_and_found_when_it_comes() {
         match next(&mut changes).await {
             Change::Reset(items) => return assert!(items.is_empty()),
             Change::Failed(_) => {}
-            change @ (Change::Applied(_) | Change::Deleted(_)) => panic!("{change:?}"),
+            change @ (Change::Applied(_) | Change::Deleted(_) | Change::Absent) => {
+                panic!("{change:?}")
+            }
         }
     }
 }
@@ -347,4 +357,72 @@ async fn a_server_that_ends_every_watch_at_once_is_not_asked_in_a_tight_loop() {
     );
     let asked = script.queries().len();
     assert!(asked < 12, "asked {asked} times in {:?}", begin.elapsed());
+}
+
+/// Watches Calico's pools, if the server knows them.
+async fn pools(answers: impl IntoIterator<Item = Answer>) -> (Changes, Script) {
+    let (server, script) = serve(answers).await;
+    let resource = strait_api::Kind::IpPool.resource();
+    let changes = Watch::of_resource(&client(server).await, resource)
+        .where_served()
+        .start(|object| Ok(object.data["spec"].to_string()));
+    (changes, script)
+}
+
+fn resources(names: &[&str]) -> Answer {
+    let resource = |name: &&str| json!({ "name": name, "singularName": "", "namespaced": false, "kind": "X", "verbs": ["list"] });
+    let resources: Vec<Value> = names.iter().map(resource).collect();
+    Answer::List(json!({ "kind": "APIResourceList", "apiVersion": "v1",
+        "groupVersion": "projectcalico.org/v3", "resources": resources }))
+}
+
+#[tokio::test]
+async fn a_resource_that_the_server_does_not_know_is_told_once_and_not_listed() {
+    for unknown in [Answer::Status(404), resources(&["globalnetworksets"])] {
+        let (mut changes, script) = pools([unknown]).await;
+        assert_eq!(next(&mut changes).await, Change::Absent);
+        let more = timeout(Duration::from_millis(500), changes.next()).await;
+        assert!(more.is_err(), "{more:?}");
+        assert_eq!(script.queries(), ["/apis/projectcalico.org/v3"]);
+    }
+}
+
+#[tokio::test]
+async fn a_resource_that_goes_while_it_is_watched_is_no_failure() {
+    let (mut changes, script) = pools([
+        resources(&["ippools"]),
+        list("5", vec![]),
+        Answer::Events(vec![]),
+        Answer::Status(404),
+        Answer::Status(404),
+    ])
+    .await;
+    assert_eq!(next(&mut changes).await, Change::Reset(vec![]));
+    assert_eq!(next(&mut changes).await, Change::Absent);
+    assert_eq!(script.queries().len(), 5, "{:?}", script.queries());
+}
+
+#[tokio::test]
+async fn a_resource_that_may_not_be_listed_is_a_failure_in_the_servers_words_and_is_tried_again() {
+    let (mut changes, _) = pools([
+        resources(&["ippools"]),
+        Answer::Status(403),
+        Answer::Status(500),
+        resources(&["ippools"]),
+        list("5", vec![]),
+    ])
+    .await;
+    let failed = |change: Change<String>| match change {
+        Change::Failed(why) => why,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(
+        failed(next(&mut changes).await),
+        "cannot list: scripted (403)"
+    );
+    assert_eq!(
+        failed(next(&mut changes).await),
+        "cannot find out: scripted (500)"
+    );
+    assert_eq!(next(&mut changes).await, Change::Reset(vec![]));
 }
