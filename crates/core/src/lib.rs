@@ -15,7 +15,7 @@ pub mod route_agent;
 pub mod source;
 pub mod time;
 
-pub use condition::{Condition, Severity};
+pub use condition::{Condition, Holding, Severity};
 pub use machine::{Machine, Planned};
 pub use object::{Entry, ObjectChange};
 pub use source::{Event, Source};

@@ -6,6 +6,8 @@
 mod client;
 mod lenient;
 mod pauses;
+#[cfg(test)]
+pub(crate) mod scripted;
 mod watch;
 
 pub use client::{BROKER, BrokerSettings, ClientError, broker_client, cluster_client};

@@ -14,7 +14,6 @@ pub mod metrics;
 pub mod objects;
 pub mod ping;
 pub mod readiness;
-pub mod report;
 mod secret;
 pub mod settings;
 pub mod writer;

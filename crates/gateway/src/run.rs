@@ -6,9 +6,9 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::ArgMatches;
 use strait_core::ObjectChange;
-use strait_core::gateway::{Input, Plan, State, owner};
+use strait_core::gateway::{Input, Plan, State, owner, tell};
 use strait_core::health::Target;
-use strait_daemon::engine::{Engine, replace};
+use strait_daemon::engine::{Engine, Pass, replace};
 use strait_daemon::http::Admin;
 use strait_daemon::kube::{broker_client, cluster_client};
 use strait_daemon::objects::Annotations;
@@ -88,7 +88,7 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     )
     .await
     .context("netlink")?
-    .run(&drain, |plan, _| gateway.carry_out(plan))
+    .run(&drain, |pass| gateway.carry_out(pass))
     .await;
     Ok(())
 }
@@ -101,11 +101,13 @@ struct Gateway {
 }
 
 impl Gateway {
-    fn carry_out(&self, plan: Plan) {
+    fn carry_out(&self, pass: Pass<Plan>) {
+        let mut plan = pass.plan;
         replace(&self.health, plan.health);
         replace(&self.local, plan.local);
         replace(&self.broker, plan.broker);
-        if plan.gateway.is_some() {
+        if let Some(object) = &mut plan.gateway {
+            tell(object, &pass.conditions);
             replace(&self.status, plan.gateway);
         }
     }

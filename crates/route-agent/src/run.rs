@@ -7,13 +7,12 @@ use anyhow::Context;
 use clap::ArgMatches;
 use strait_core::health::Target;
 use strait_core::route_agent::flows::FlowRules;
-use strait_core::route_agent::{Input, Plan, State, owner};
-use strait_daemon::engine::{Engine, replace};
+use strait_core::route_agent::{Input, Plan, State, owner, tell};
+use strait_daemon::engine::{Engine, Pass, replace};
 use strait_daemon::http::Admin;
 use strait_daemon::kube::cluster_client;
 use strait_daemon::{Drain, Heartbeat, Metrics, Readiness, ping};
 use strait_host::Change;
-use strait_kernel::Outcome;
 use tokio::sync::watch;
 
 use crate::settings::Configuration;
@@ -71,7 +70,7 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     )
     .await
     .context("netlink")?
-    .run(&drain, |plan, outcome| agent.carry_out(plan, outcome))
+    .run(&drain, |pass| agent.carry_out(pass))
     .await;
     Ok(())
 }
@@ -92,7 +91,12 @@ struct Told {
 }
 
 impl Agent {
-    fn carry_out(&mut self, plan: Plan, outcome: &Outcome) {
+    fn carry_out(&mut self, pass: Pass<Plan>) {
+        let Pass {
+            mut plan,
+            outcome,
+            conditions,
+        } = pass;
         self.told.tell(&plan);
         replace(&self.health, plan.health);
         replace(&self.pools.keeps, plan.keeps_pools);
@@ -100,6 +104,9 @@ impl Agent {
         let new_rules = outcome.made.iter().any(|c| matches!(c, Change::Nft(_)));
         if new_rules || *self.flows.borrow() != plan.flows {
             self.flows.send_replace(plan.flows);
+        }
+        if let Some(object) = &mut plan.object {
+            tell(object, &conditions);
         }
         replace(&self.status, plan.object);
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use serde_json::{Value, json};
 use strait_api::names::ANNOTATION_VTEP_MAC;
 use strait_api::route_agent::{Condition as StatusCondition, RouteAgentStatus};
 use strait_api::vtep::Vxlan;
@@ -16,7 +17,7 @@ use super::{State, accepts, nft, routes, table};
 use crate::local::{every_link, seen};
 use crate::net::of_family;
 use crate::remote::{Remote, remotes};
-use crate::{Condition, ObjectChange, Planned, health};
+use crate::{Condition, ObjectChange, Planned, condition, health};
 
 /// Everything that the route agent wants.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
@@ -457,20 +458,11 @@ impl State {
         remotes: &[Remote<'_>],
         conditions: &[Condition],
     ) -> Object {
-        let text: Vec<String> = conditions.iter().map(ToString::to_string).collect();
         let status = RouteAgentStatus {
             version: self.settings.version.clone(),
-            status_failure: text.join("; "),
+            status_failure: String::new(),
             remote_endpoints: self.remote_endpoints(remotes),
-            conditions: conditions
-                .iter()
-                .map(|c| StatusCondition {
-                    kind: c.name.to_owned(),
-                    status: "True".to_owned(),
-                    message: c.message.clone(),
-                    last_transition_time: None,
-                })
-                .collect(),
+            conditions: Vec::new(),
         };
         let mut object = Object::new(
             Kind::RouteAgent,
@@ -478,12 +470,38 @@ impl State {
             &self.settings.node,
         )
         .with("status", &status);
+        tell(&mut object, conditions);
         if let Some(mac) = mac(families) {
             object
                 .annotations
                 .insert(ANNOTATION_VTEP_MAC.to_owned(), mac.to_string());
         }
         object
+    }
+}
+
+/// Makes these the conditions that a RouteAgent object tells.
+pub fn tell(object: &mut Object, conditions: &[Condition]) {
+    let Some(Value::Object(status)) = object.content.get_mut("status") else {
+        return;
+    };
+    let all: Vec<StatusCondition> = condition::by_name(conditions)
+        .into_iter()
+        .map(|(name, holding)| StatusCondition {
+            kind: name.to_owned(),
+            status: "True".to_owned(),
+            message: holding.message,
+            last_transition_time: None,
+        })
+        .collect();
+    status.insert(
+        "statusFailure".to_owned(),
+        json!(condition::text(conditions)),
+    );
+    if all.is_empty() {
+        status.remove("conditions");
+    } else {
+        status.insert("conditions".to_owned(), json!(all));
     }
 }
 

@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout};
 
 use super::{Change, Item, Watch};
-use crate::kube::cluster_client;
+use crate::kube::scripted::client;
 
 /// An answer of the server.
 enum Answer {
@@ -95,18 +95,6 @@ async fn serve(answers: impl IntoIterator<Item = Answer>) -> (SocketAddr, Script
     let router = Router::new().fallback(answer).with_state(script.clone());
     tokio::spawn(async move { axum::serve(listener, router).await });
     (address, script)
-}
-
-async fn client(server: SocketAddr) -> kube::Client {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    let kubeconfig = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "c",
-        "clusters": [{ "name": "c", "cluster": { "server": format!("http://{server}") } }],
-        "users": [{ "name": "u", "user": { "token": "t" } }],
-        "contexts": [{ "name": "c", "context": { "cluster": "c", "user": "u" } }],
-    });
-    std::fs::write(file.path(), kubeconfig.to_string()).unwrap();
-    cluster_client(Some(file.path())).await.unwrap()
 }
 
 async fn changes(server: SocketAddr) -> Changes {
@@ -412,9 +400,11 @@ async fn a_resource_that_may_not_be_listed_is_a_failure_in_the_servers_words_and
         list("5", vec![]),
     ])
     .await;
-    let failed = |change: Change<String>| match change {
-        Change::Failed(why) => why,
-        other => panic!("{other:?}"),
+    let failed = |change: Change<String>| {
+        let Change::Failed(why) = change else {
+            panic!("{change:?}")
+        };
+        why
     };
     assert_eq!(
         failed(next(&mut changes).await),
