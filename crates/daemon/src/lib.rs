@@ -6,6 +6,7 @@
 
 pub mod drain;
 pub mod engine;
+pub mod events;
 pub mod http;
 pub mod kube;
 pub mod logs;

@@ -9,7 +9,7 @@ use strait_core::Event;
 use crate::kube::{Change, Item, Watch, describe, serves};
 
 /// Who writes, as `managedFields` names it.
-const MANAGER: &str = "strait";
+pub(crate) const MANAGER: &str = "strait";
 
 /// Watches a kind for ever. Each object is parsed once; one that can't be is an event like any other.
 pub fn events<T, F>(
@@ -92,6 +92,15 @@ pub struct Put {
     pub stored: Object,
     /// Whether anything had to be written.
     pub written: bool,
+}
+
+/// Reads an object; `None` where there is none.
+///
+/// # Errors
+/// What the server says.
+pub async fn get(client: &Client, key: &ObjectKey) -> Result<Option<Object>, Error> {
+    let there = api(client, key).get_opt(&key.name).await?;
+    Ok(there.map(|object| Object::read(key.kind, &object)))
 }
 
 /// Makes the object on the server, or makes it equal to this one; an equal one is not written. Finalizers and owners

@@ -9,6 +9,7 @@ use strait_core::ObjectChange;
 use strait_core::gateway::{Input, Plan, State, owner, tell};
 use strait_core::health::Target;
 use strait_daemon::engine::{Engine, Pass, replace};
+use strait_daemon::events::{self, Reporter};
 use strait_daemon::http::Admin;
 use strait_daemon::kube::{broker_client, cluster_client};
 use strait_daemon::objects::Annotations;
@@ -48,6 +49,15 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     let broker = broker_client(&configuration.broker).context("client of the broker's API")?;
     let (sender, inputs) = mpsc::channel(QUEUE);
     inputs::start(&cluster, &broker, &configuration.core, &sender);
+    events::start(
+        cluster.clone(),
+        &readiness,
+        metrics.clone(),
+        Reporter {
+            component: "strait-gateway",
+            node: configuration.core.node.clone(),
+        },
+    );
     let health_results = sender.clone();
     let (written, mut reports) = mpsc::unbounded_channel();
     tokio::spawn(async move {

@@ -9,6 +9,7 @@ use strait_core::health::Target;
 use strait_core::route_agent::flows::FlowRules;
 use strait_core::route_agent::{Input, Plan, State, owner, tell};
 use strait_daemon::engine::{Engine, Pass, replace};
+use strait_daemon::events::{self, Reporter};
 use strait_daemon::http::Admin;
 use strait_daemon::kube::cluster_client;
 use strait_daemon::{Drain, Heartbeat, Metrics, Readiness, ping};
@@ -44,6 +45,15 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
         .await
         .context("client of the cluster's API")?;
     let (sender, inputs) = inputs::start(&client, &configuration.core);
+    events::start(
+        client.clone(),
+        &readiness,
+        metrics.clone(),
+        Reporter {
+            component: "strait-route-agent",
+            node: configuration.core.node.clone(),
+        },
+    );
     firewall::start(configuration.verify, sender.clone(), metrics.clone());
     let mut agent = Agent {
         pools: pools::start(&client, &sender, metrics.clone()),
