@@ -7,6 +7,9 @@ pub const VERSION: &str = "v1";
 
 /// Label on every object that went through the broker: the cluster it belongs to (a dash, not a dot, after `submariner`).
 pub const LABEL_CLUSTER_ID: &str = "submariner-io/clusterID";
+/// Label, with the value `true`, of the Calico IPPools that stand for remote subnets (upstream
+/// `routeagent_driver/handlers/calico`).
+pub const LABEL_IP_POOL: &str = "submariner.io/ippool";
 /// Label of nodes that may be gateways.
 pub const LABEL_GATEWAY: &str = "submariner.io/gateway";
 /// Annotation of a Node: maximum segment size of TCP connections with remote clusters that pass this node, in bytes.

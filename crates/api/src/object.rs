@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::names::{GROUP, VERSION};
+use crate::names::{GROUP, LABEL_IP_POOL, VERSION};
 
 /// The kinds that the agents read and write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -23,6 +23,8 @@ pub enum Kind {
     RouteAgent,
     /// Kubernetes' own Node.
     Node,
+    /// Calico's IPPool, which has no namespace.
+    IpPool,
 }
 
 impl Kind {
@@ -35,8 +37,19 @@ impl Kind {
             Self::Gateway => (GROUP, VERSION, "Gateway", "gateways"),
             Self::RouteAgent => (GROUP, VERSION, "RouteAgent", "routeagents"),
             Self::Node => ("", "v1", "Node", "nodes"),
+            Self::IpPool => ("projectcalico.org", "v3", "IPPool", "ippools"),
         };
         ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural)
+    }
+
+    /// The label, with its value, without which an object of this kind is somebody else's; `None` where the name, or
+    /// who may write it, says whose it is.
+    #[must_use]
+    pub fn mark(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::IpPool => Some((LABEL_IP_POOL, "true")),
+            Self::Cluster | Self::Endpoint | Self::Gateway | Self::RouteAgent | Self::Node => None,
+        }
     }
 }
 
@@ -53,7 +66,12 @@ pub struct ObjectKey {
 
 impl fmt::Display for ObjectKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} {}/{}", self.kind, self.namespace, self.name)
+        let kind = self.kind.resource().kind;
+        if self.namespace.is_empty() {
+            write!(f, "{kind} {}", self.name)
+        } else {
+            write!(f, "{kind} {}/{}", self.namespace, self.name)
+        }
     }
 }
 
@@ -108,6 +126,15 @@ impl Object {
             .ok_or_else(|| format!("{name}: missing"))?;
         serde::Deserialize::deserialize(value)
             .map_err(|e: serde_json::Error| format!("{name}: {e}"))
+    }
+
+    /// Whether it carries the label that makes an object of its kind ours; true for kinds that need none.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        self.key
+            .kind
+            .mark()
+            .is_none_or(|(label, value)| self.labels.get(label).is_some_and(|have| have == value))
     }
 
     /// Same labels, annotations and content.

@@ -1,5 +1,6 @@
 //! What is not as it should be, by name.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
@@ -49,5 +50,68 @@ impl Condition {
 impl fmt::Display for Condition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.name, self.message)
+    }
+}
+
+/// All of them in a sentence each, as `statusFailure` has them; empty without any.
+#[must_use]
+pub fn text(conditions: &[Condition]) -> String {
+    let all: Vec<String> = conditions.iter().map(ToString::to_string).collect();
+    all.join("; ")
+}
+
+/// Conditions of one name as one: the worst severity, and all messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holding {
+    /// How much it hurts.
+    pub severity: Severity,
+    /// What was seen.
+    pub message: String,
+}
+
+/// All conditions that hold, by name.
+#[must_use]
+pub fn by_name(conditions: &[Condition]) -> BTreeMap<&'static str, Holding> {
+    let mut all: BTreeMap<&'static str, Holding> = BTreeMap::new();
+    for condition in conditions {
+        let Condition {
+            name,
+            message,
+            severity,
+        } = condition;
+        all.entry(name)
+            .and_modify(|holding| {
+                holding.severity = holding.severity.max(*severity);
+                holding.message.push_str("; ");
+                holding.message.push_str(message);
+            })
+            .or_insert_with(|| Holding {
+                severity: *severity,
+                message: message.clone(),
+            });
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_of_one_name_are_one_as_bad_as_the_worst() {
+        let all = by_name(&[
+            Condition::degraded("InvalidObject", "a".to_owned()),
+            Condition::degraded("Other", "x".to_owned()),
+            Condition::not_ready("InvalidObject", "b".to_owned()),
+        ]);
+        let expected = [
+            ("InvalidObject", Severity::NotReady, "a; b"),
+            ("Other", Severity::Degraded, "x"),
+        ];
+        let seen: Vec<_> = all
+            .iter()
+            .map(|(n, h)| (*n, h.severity, h.message.as_str()))
+            .collect();
+        assert_eq!(seen, expected);
     }
 }

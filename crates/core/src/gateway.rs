@@ -14,14 +14,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ipnet::IpNet;
-pub use objects::ObjectChange;
-pub use plan::Plan;
+pub use plan::{Plan, tell};
 use strait_api::names::{CABLE_VXLAN, CABLE_VXLAN_6, LINK_ALIAS};
 use strait_api::{Cluster, ClusterId, Endpoint, Node, Object, ObjectKey};
 use strait_host::{Host, Owner};
 
 use crate::health::Results;
 use crate::machine::Machine;
+use crate::object::Entry;
 use crate::source::{Event, Source};
 use crate::time::Time;
 
@@ -50,15 +50,6 @@ pub struct Settings {
     pub health_check: bool,
     /// Version of the software, for the Gateway object.
     pub version: String,
-}
-
-/// An object as it stands on a server, and what it parses into.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry<T> {
-    /// As it stands there.
-    pub object: Object,
-    /// Parsed, or why it can't be used.
-    pub parsed: Result<T, String>,
 }
 
 /// An event.

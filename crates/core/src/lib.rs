@@ -9,12 +9,14 @@ pub mod health;
 pub mod local;
 pub mod machine;
 pub mod net;
+pub mod object;
 pub mod remote;
 pub mod route_agent;
 pub mod source;
 pub mod time;
 
-pub use condition::{Condition, Severity};
+pub use condition::{Condition, Holding, Severity};
 pub use machine::{Machine, Planned};
+pub use object::{Entry, ObjectChange};
 pub use source::{Event, Source};
 pub use time::Time;

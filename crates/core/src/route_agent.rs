@@ -9,25 +9,27 @@ pub mod flows;
 mod health;
 mod nft;
 mod plan;
+mod pools;
 mod routes;
 #[cfg(test)]
 mod tests;
 mod view;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-pub use plan::Plan;
+pub use plan::{Plan, tell};
 use strait_api::names::{LINK_ALIAS, NFT_TABLE, NODE_VXLAN, NODE_VXLAN_6, ROUTE_PROTOCOL};
 use strait_api::route_agent::AgentInfo;
-use strait_api::{ClusterId, Endpoint, Node};
+use strait_api::{ClusterId, Endpoint, IpPool, Node};
 use strait_host::nft::{TableFamily, TableId};
 use strait_host::{Filtering, Host, Owner};
 
 use crate::health::Results;
 use crate::machine::Machine;
+use crate::object::Entry;
 use crate::source::{Event, Source};
 use crate::time::Time;
 
@@ -65,6 +67,10 @@ pub enum Input {
     Nodes(Event<Node>),
     /// RouteAgents of this cluster, by node name.
     Agents(Event<AgentInfo>),
+    /// All IPPools of Calico; `None` when they are watched no longer.
+    Pools(Option<Event<Entry<IpPool>>>),
+    /// Which IPPools can't be written or removed at present, and why, by name.
+    PoolFailures(BTreeMap<String, String>),
     /// Results of all health checks.
     Health(Results),
     /// The whole of this host's networking, read anew.
@@ -82,6 +88,7 @@ pub struct State {
     endpoints: Source<Endpoint>,
     nodes: Source<Node>,
     agents: Source<AgentInfo>,
+    pools: pools::Pools,
     health: Results,
     host: Option<Arc<Host>>,
     firewall: firewall::Firewall,
@@ -99,6 +106,7 @@ impl State {
             endpoints: Source::default(),
             nodes: Source::default(),
             agents: Source::default(),
+            pools: pools::Pools::default(),
             health: Results::default(),
             host: None,
             firewall: firewall::Firewall::default(),
@@ -117,6 +125,9 @@ impl Machine for State {
             Input::Endpoints(event) => self.endpoints.apply(event, now),
             Input::Nodes(event) => self.nodes.apply(event, now),
             Input::Agents(event) => self.agents.apply(event, now),
+            Input::Pools(Some(event)) => self.pools.there.apply(event, now),
+            Input::Pools(None) => self.pools = pools::Pools::default(),
+            Input::PoolFailures(failures) => self.pools.failures = failures,
             Input::Health(results) => self.health = results,
             Input::Host(host) => self.host = Some(host),
             Input::Filtering(seen) => self.firewall.apply(seen, now),
@@ -125,6 +136,7 @@ impl Machine for State {
         self.endpoints.tick(now);
         self.nodes.tick(now);
         self.agents.tick(now);
+        self.pools.there.tick(now);
         self.firewall.tick(now);
         self.follow_gateway(now);
     }
@@ -134,6 +146,7 @@ impl Machine for State {
             self.endpoints.deadline(),
             self.nodes.deadline(),
             self.agents.deadline(),
+            self.pools.there.deadline(),
         ];
         sources
             .into_iter()

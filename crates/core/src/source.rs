@@ -19,6 +19,8 @@ pub enum Event<T> {
     Deleted(String),
     /// The watch does not work at present.
     Failed(String),
+    /// The server does not know this kind: there are no objects, and none can be made.
+    Absent,
 }
 
 /// A collection of objects by name: unknown until its first complete list.
@@ -30,6 +32,7 @@ pub struct Source<T> {
     known: Option<BTreeMap<String, Result<T, String>>>,
     held_until: Option<Time>,
     failure: Option<String>,
+    absent: bool,
 }
 
 impl<T> Default for Source<T> {
@@ -38,6 +41,7 @@ impl<T> Default for Source<T> {
             known: None,
             held_until: None,
             failure: None,
+            absent: false,
         }
     }
 }
@@ -48,6 +52,13 @@ impl<T> Source<T> {
         match event {
             Event::Failed(why) => {
                 self.failure = Some(why);
+                return;
+            }
+            Event::Absent => {
+                self.known = Some(BTreeMap::new());
+                self.held_until = None;
+                self.failure = None;
+                self.absent = true;
                 return;
             }
             Event::Reset(list) => {
@@ -74,6 +85,7 @@ impl<T> Source<T> {
             }
         }
         self.failure = None;
+        self.absent = false;
     }
 
     /// Lets what was held go when its time is over.
@@ -94,6 +106,12 @@ impl<T> Source<T> {
     #[must_use]
     pub fn is_known(&self) -> bool {
         self.known.is_some()
+    }
+
+    /// Whether the server does not know this kind.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        self.absent
     }
 
     /// Whether an empty list is being held.
@@ -181,6 +199,18 @@ mod tests {
         s.apply(list(&[]), at(1));
         s.apply(Event::Applied("c".into(), Ok(1)), at(2));
         assert_eq!(s.iter().map(|(n, _)| n).collect::<Vec<_>>(), ["c"]);
+    }
+
+    #[test]
+    fn a_kind_that_the_server_does_not_know_has_no_objects_until_it_does() {
+        let mut s = Source::default();
+        s.apply(list(&["a", "b"]), at(0));
+        s.apply(Event::Absent, at(1));
+        assert!(s.is_known() && s.is_absent() && !s.is_held() && s.values().count() == 0);
+        s.apply(Event::Failed("why".into()), at(2));
+        assert!(s.is_absent(), "a failure says nothing about that");
+        s.apply(list(&["a"]), at(3));
+        assert!(!s.is_absent() && s.values().count() == 1);
     }
 
     #[test]

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use strait_core::condition::by_name;
 use strait_core::{Condition, Machine, Planned, Time};
 use strait_host::Owner;
 use strait_kernel::{Error, Event, Kernel, Outcome, Reconciler, Watch};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
-use crate::report::report;
 use crate::{Drain, Heartbeat, Metrics, Readiness};
 
 /// A pass over the kernel follows this long after a change that was made without reading it first.
@@ -33,6 +33,17 @@ pub struct Engine<M: Machine> {
     begun: Instant,
     read_at: Instant,
     retry: Duration,
+}
+
+/// A pass that was made.
+#[derive(Debug)]
+pub struct Pass<P> {
+    /// What is wanted.
+    pub plan: P,
+    /// What became of the part that the kernel holds.
+    pub outcome: Outcome,
+    /// What is not as it should be: the plan's conditions, and those that came of carrying it out.
+    pub conditions: Vec<Condition>,
 }
 
 impl<M: Machine> Engine<M> {
@@ -66,9 +77,9 @@ impl<M: Machine> Engine<M> {
         })
     }
 
-    /// Runs until `drain` ends. What is in the kernel stays. After each pass `carry_out` gets the plan and what became
-    /// of the part that the kernel holds: the rest is its own.
-    pub async fn run(mut self, drain: &Drain, mut carry_out: impl FnMut(M::Plan, &Outcome)) {
+    /// Runs until `drain` ends. What is in the kernel stays. What `carry_out` gets after each pass the kernel holds, as
+    /// far as it can: the rest is its own.
+    pub async fn run(mut self, drain: &Drain, mut carry_out: impl FnMut(Pass<M::Plan>)) {
         let mut last_read = Instant::now();
         loop {
             self.heartbeat.beat();
@@ -111,11 +122,11 @@ impl<M: Machine> Engine<M> {
                     continue;
                 }
             }
-            let (plan, outcome) = self.pass(arrived, reading).await;
-            if reading && outcome.made.is_empty() {
+            let pass = self.pass(arrived, reading).await;
+            if reading && pass.outcome.made.is_empty() {
                 self.metrics.verified(last_read.elapsed());
             }
-            carry_out(plan, &outcome);
+            carry_out(pass);
         }
     }
 
@@ -137,7 +148,7 @@ impl<M: Machine> Engine<M> {
         }
     }
 
-    async fn pass(&mut self, arrived: Option<Instant>, verified: bool) -> (M::Plan, Outcome) {
+    async fn pass(&mut self, arrived: Option<Instant>, verified: bool) -> Pass<M::Plan> {
         let plan = self.state.plan();
         let outcome = self.reconciler.make(plan.wanted()).await;
         self.metrics.pass();
@@ -159,8 +170,13 @@ impl<M: Machine> Engine<M> {
                 self.read_at = self.read_at.min(Instant::now() + VERIFY_SOON);
             }
         }
-        report(&self.readiness, &with_outcome(plan.conditions(), &outcome));
-        (plan, outcome)
+        let conditions = with_outcome(plan.conditions(), &outcome);
+        self.readiness.conditions(by_name(&conditions));
+        Pass {
+            plan,
+            outcome,
+            conditions,
+        }
     }
 
     fn count(&self, outcome: &Outcome) {
@@ -171,6 +187,9 @@ impl<M: Machine> Engine<M> {
         }
         for (object, count) in &by_object {
             self.metrics.changed(object, *count);
+        }
+        for (object, count) in &outcome.repaired {
+            self.metrics.repaired(object, *count);
         }
         if !by_object.is_empty() {
             tracing::info!(changes = ?by_object, "the kernel was changed");
@@ -210,6 +229,15 @@ fn with_outcome(conditions: &[Condition], outcome: &Outcome) -> Vec<Condition> {
         all.push(Condition::not_ready("ApplyFailed", message));
     }
     all
+}
+
+/// Sends what differs from what was sent before.
+pub fn replace<T: PartialEq>(to: &watch::Sender<T>, new: T) {
+    to.send_if_modified(|old| {
+        let changed = *old != new;
+        *old = new;
+        changed
+    });
 }
 
 /// Forwards a stream of events into the loop, until either end is gone.

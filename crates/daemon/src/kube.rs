@@ -6,15 +6,32 @@
 mod client;
 mod lenient;
 mod pauses;
+#[cfg(test)]
+pub(crate) mod scripted;
 mod watch;
 
 pub use client::{BROKER, BrokerSettings, ClientError, broker_client, cluster_client};
 pub use watch::{Change, Item, Watch};
 
+use ::kube::core::ApiResource;
+use ::kube::{Client, Error};
+
+/// Whether the server knows a resource of a named group. Every user may ask that, also one who may not list it.
+///
+/// # Errors
+/// What the server says other than that it does not.
+pub async fn serves(client: &Client, resource: &ApiResource) -> Result<bool, Error> {
+    match client.list_api_group_resources(&resource.api_version).await {
+        Ok(list) => Ok(list.resources.iter().any(|r| r.name == resource.plural)),
+        Err(Error::Api(status)) if status.code == 404 => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// A request's failure in one line: the server's own words if it answered, else the whole chain of causes.
 #[must_use]
-pub fn describe(error: &kube::Error) -> String {
-    if let kube::Error::Api(status) = error {
+pub fn describe(error: &Error) -> String {
+    if let Error::Api(status) = error {
         let what = if status.message.is_empty() {
             &status.reason
         } else {

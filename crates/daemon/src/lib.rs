@@ -6,6 +6,7 @@
 
 pub mod drain;
 pub mod engine;
+pub mod events;
 pub mod http;
 pub mod kube;
 pub mod logs;
@@ -14,9 +15,9 @@ pub mod metrics;
 pub mod objects;
 pub mod ping;
 pub mod readiness;
-pub mod report;
 mod secret;
 pub mod settings;
+pub mod writer;
 
 pub use drain::Drain;
 pub use metrics::Metrics;

@@ -43,6 +43,7 @@ pub struct Metrics {
     conditions: Family<ByCondition, Gauge>,
     passes: Counter,
     changes: Family<ByObject, Counter>,
+    repairs: Family<ByObject, Counter>,
     errors: Family<ByKind, Counter>,
     latency: Histogram,
     verify: Histogram,
@@ -50,8 +51,8 @@ pub struct Metrics {
 
 impl Metrics {
     /// The families that every process has: `strait_build_info{process,version}`, `strait_condition{condition}`,
-    /// `strait_passes_total`, `strait_changes_total{object}`, `strait_errors_total{kind}`,
-    /// `strait_event_to_kernel_seconds` and `strait_verify_seconds`.
+    /// `strait_passes_total`, `strait_changes_total{object}`, `strait_drift_repairs_total{object}`,
+    /// `strait_errors_total{kind}`, `strait_event_to_kernel_seconds` and `strait_verify_seconds`.
     #[must_use]
     pub fn new(process: &'static str) -> Self {
         let mut registry = Registry::with_prefix("strait");
@@ -77,6 +78,12 @@ impl Metrics {
             "Objects created, changed or removed",
             changes.clone(),
         );
+        let repairs = Family::default();
+        registry.register(
+            "drift_repairs",
+            "Changes because somebody else had taken away or altered what is ours",
+            repairs.clone(),
+        );
         let errors = Family::default();
         registry.register("errors", "Errors by kind", errors.clone());
         let latency = Histogram::new(SECONDS);
@@ -98,6 +105,7 @@ impl Metrics {
             conditions,
             passes,
             changes,
+            repairs,
             errors,
             latency,
             verify,
@@ -117,6 +125,15 @@ impl Metrics {
     /// `count` objects of a kind (`route`, `link`, …) were created, changed or removed.
     pub fn changed(&self, object: &str, count: u64) {
         self.changes
+            .get_or_create(&ByObject {
+                object: object.to_owned(),
+            })
+            .inc_by(count);
+    }
+
+    /// `count` of those changes made good what somebody else had done.
+    pub fn repaired(&self, object: &str, count: u64) {
+        self.repairs
             .get_or_create(&ByObject {
                 object: object.to_owned(),
             })

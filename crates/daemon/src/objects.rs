@@ -1,15 +1,15 @@
 //! Objects of an API server: read as events for a state, written where they differ.
 
 use futures::{Stream, StreamExt};
-use kube::api::{Api, DeleteParams, DynamicObject, PostParams};
+use kube::api::{Api, DeleteParams, DynamicObject, ListParams, PostParams, Preconditions};
 use kube::{Client, Error};
 use strait_api::{Kind, Object, ObjectKey};
 use strait_core::Event;
 
-use crate::kube::{Change, Item, Watch};
+use crate::kube::{Change, Item, Watch, describe, serves};
 
 /// Who writes, as `managedFields` names it.
-const MANAGER: &str = "strait";
+pub(crate) const MANAGER: &str = "strait";
 
 /// Watches a kind for ever. Each object is parsed once; one that can't be is an event like any other.
 pub fn events<T, F>(
@@ -47,6 +47,21 @@ fn watch(client: &Client, kind: Kind, namespace: Option<&str>) -> Watch {
     }
 }
 
+/// Watches a kind without namespaces that a server need not know. While it doesn't that is no failure, and it is looked for
+/// again every 30 s.
+pub fn events_where_served<T, F>(
+    client: &Client,
+    kind: Kind,
+    parse: F,
+) -> impl Stream<Item = Event<T>> + use<T, F>
+where
+    T: Send + 'static,
+    F: Fn(Object) -> Result<T, String> + Send + 'static,
+{
+    let watch = Watch::of_resource(client, kind.resource()).where_served();
+    follow(watch, kind, parse)
+}
+
 fn follow<T, F>(watch: Watch, kind: Kind, parse: F) -> impl Stream<Item = Event<T>> + use<T, F>
 where
     T: Send + 'static,
@@ -63,7 +78,19 @@ where
             }
             Change::Deleted(item) => Event::Deleted(item.name),
             Change::Failed(why) => Event::Failed(why),
+            Change::Absent => Event::Absent,
         })
+}
+
+/// Why an object was not written or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// What the server says.
+    #[error("{}", describe(.0))]
+    Api(#[from] Error),
+    /// It lacks the label that makes it ours.
+    #[error("{0} is somebody else's, and is not touched")]
+    Foreign(ObjectKey),
 }
 
 /// What becomes of annotations that somebody else put on an object of ours.
@@ -84,12 +111,26 @@ pub struct Put {
     pub written: bool,
 }
 
-/// Makes the object on the server, or makes it equal to this one; an equal one is not written.
-///
+/// Reads an object; `None` where there is none.
 ///
 /// # Errors
-/// What the server says; a conflict with somebody else's write is tried again a few times first.
-pub async fn put(client: &Client, object: &Object, annotations: Annotations) -> Result<Put, Error> {
+/// What the server says.
+pub async fn get(client: &Client, key: &ObjectKey) -> Result<Option<Object>, Error> {
+    let there = api(client, key).get_opt(&key.name).await?;
+    Ok(there.map(|object| Object::read(key.kind, &object)))
+}
+
+/// Makes the object on the server, or makes it equal to this one; an equal one is not written. Finalizers and owners
+/// that others gave it stay.
+///
+/// # Errors
+/// What the server says; a conflict with somebody else's write is tried again a few times first. An object that
+/// lacks the label of [`Kind::mark`] is not touched.
+pub async fn put(
+    client: &Client,
+    object: &Object,
+    annotations: Annotations,
+) -> Result<Put, WriteError> {
     let api = api(client, &object.key);
     let kind = object.key.kind;
     let params = PostParams {
@@ -103,6 +144,9 @@ pub async fn put(client: &Client, object: &Object, annotations: Annotations) -> 
             None => api.create(&params, &object.write()).await,
             Some(there) => {
                 let have = Object::read(kind, &there);
+                if !have.is_ours() {
+                    return Err(WriteError::Foreign(object.key.clone()));
+                }
                 let mut want = object.clone();
                 if annotations == Annotations::KeepForeign {
                     for (key, value) in &have.annotations {
@@ -119,6 +163,8 @@ pub async fn put(client: &Client, object: &Object, annotations: Annotations) -> 
                 }
                 let mut new = want.write();
                 new.metadata.resource_version = there.metadata.resource_version;
+                new.metadata.finalizers = there.metadata.finalizers;
+                new.metadata.owner_references = there.metadata.owner_references;
                 api.replace(&object.key.name, &params, &new).await
             }
         };
@@ -130,24 +176,58 @@ pub async fn put(client: &Client, object: &Object, annotations: Annotations) -> 
                 });
             }
             Err(Error::Api(status)) if status.code == 409 && attempts < 5 => {}
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         }
     }
 }
 
-/// Removes the object; one that is not there is no error.
+/// Removes the object; whether it was there.
+///
+/// # Errors
+/// What the server says. An object that lacks the label of [`Kind::mark`] is not touched.
+pub async fn delete(client: &Client, key: &ObjectKey) -> Result<bool, WriteError> {
+    let api = api(client, key);
+    let mut params = DeleteParams::default();
+    if key.kind.mark().is_some() {
+        let Some(there) = api.get_opt(&key.name).await? else {
+            return Ok(false);
+        };
+        if !Object::read(key.kind, &there).is_ours() {
+            return Err(WriteError::Foreign(key.clone()));
+        }
+        // Not another that has taken its place since.
+        params.preconditions = Some(Preconditions {
+            uid: there.metadata.uid,
+            resource_version: there.metadata.resource_version,
+        });
+    }
+    match api.delete(&key.name, &params).await {
+        Err(Error::Api(status)) if status.code == 404 => Ok(false),
+        Err(error) => Err(error.into()),
+        Ok(_) => Ok(true),
+    }
+}
+
+/// Removes all objects of a kind without namespaces that carry the label of [`Kind::mark`], and gives their keys; none where
+/// the server does not know the kind.
 ///
 /// # Errors
 /// What the server says.
-pub async fn delete(client: &Client, key: &ObjectKey) -> Result<(), Error> {
-    match api(client, key)
-        .delete(&key.name, &DeleteParams::default())
-        .await
-    {
-        Err(Error::Api(status)) if status.code == 404 => Ok(()),
-        Err(error) => Err(error),
-        Ok(_) => Ok(()),
+pub async fn delete_marked(client: &Client, kind: Kind) -> Result<Vec<ObjectKey>, WriteError> {
+    let resource = kind.resource();
+    let Some((label, value)) = kind.mark() else {
+        return Ok(Vec::new());
+    };
+    if !serves(client, &resource).await? {
+        return Ok(Vec::new());
     }
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+    let marked = ListParams::default().labels(&format!("{label}={value}"));
+    let removed = api
+        .delete_collection(&DeleteParams::default(), &marked)
+        .await?;
+    let key = |object: &DynamicObject| Object::read(kind, object).key;
+    Ok(removed.left().iter().flatten().map(key).collect())
 }
 
 fn api(client: &Client, key: &ObjectKey) -> Api<DynamicObject> {

@@ -1,21 +1,35 @@
 //! What a process says about itself: is its main loop alive, is its own path programmed, and what is not as it should be.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use strait_core::{Holding, Severity};
+use tokio::sync::watch;
 
 use crate::Metrics;
+
+/// What holds, by name.
+pub type Conditions = BTreeMap<&'static str, Holding>;
 
 /// Whether a process is ready, and its conditions. Clones share one state.
 ///
 /// Not ready means: what this process is for does not work yet. Degraded means: it works, and somebody should look.
 #[derive(Debug, Clone)]
 pub struct Readiness {
-    state: Arc<Mutex<State>>,
+    known: watch::Sender<Known>,
     metrics: Metrics,
+}
+
+/// What is known of a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Known {
+    /// Why nothing is known yet.
+    starting: Option<String>,
+    /// What holds.
+    pub(crate) conditions: Conditions,
 }
 
 /// A copy of the state at one moment.
@@ -28,81 +42,85 @@ pub struct State {
 }
 
 impl Readiness {
-    /// Not ready, for `reason`, until told otherwise. Conditions are shown in `metrics` too.
+    /// Not ready, for `reason`, until [`Readiness::conditions`]. Conditions are shown in `metrics` too.
     #[must_use]
     pub fn new(reason: impl Into<String>, metrics: &Metrics) -> Self {
-        let state = State {
-            not_ready: Some(reason.into()),
-            degraded: BTreeMap::new(),
-        };
         Self {
-            state: Arc::new(Mutex::new(state)),
+            known: watch::Sender::new(Known {
+                starting: Some(reason.into()),
+                conditions: Conditions::new(),
+            }),
             metrics: metrics.clone(),
         }
     }
 
-    /// The process does what it is for.
-    pub fn ready(&self) {
-        if self.lock().not_ready.take().is_some() {
-            tracing::info!("ready");
-        }
+    /// Exactly these conditions hold, and no other. Logged when one begins, when its message changes and when it ends.
+    pub fn conditions(&self, conditions: Conditions) {
+        self.known.send_if_modified(|known| {
+            if known.starting.is_none() && known.conditions == conditions {
+                return false;
+            }
+            let was_ready = known.starting.is_none() && ready(&known.conditions);
+            for name in known.conditions.keys() {
+                if !conditions.contains_key(name) {
+                    tracing::info!(condition = name, "recovered");
+                    self.metrics.condition(name, false);
+                }
+            }
+            for (name, holding) in &conditions {
+                if known.conditions.get(name) == Some(holding) {
+                    continue;
+                }
+                let message = &holding.message;
+                match holding.severity {
+                    Severity::Degraded => tracing::warn!(condition = name, message, "degraded"),
+                    Severity::NotReady => tracing::warn!(condition = name, message, "not ready"),
+                }
+                self.metrics.condition(name, true);
+            }
+            if !was_ready && ready(&conditions) {
+                tracing::info!("ready");
+            }
+            *known = Known {
+                starting: None,
+                conditions,
+            };
+            true
+        });
     }
 
-    /// The process does not do what it is for, yet or any more.
-    pub fn not_ready(&self, reason: impl Into<String>) {
-        let reason = reason.into();
-        let mut state = self.lock();
-        if state.not_ready.as_ref() != Some(&reason) {
-            tracing::warn!(reason, "not ready");
-            state.not_ready = Some(reason);
-        }
-    }
-
-    /// A condition holds. Logged when it begins and when its message changes.
-    pub fn degraded(&self, condition: impl Into<String>, message: impl Into<String>) {
-        let (condition, message) = (condition.into(), message.into());
-        let mut state = self.lock();
-        if state.degraded.get(&condition) != Some(&message) {
-            tracing::warn!(condition, message, "degraded");
-            self.metrics.condition(&condition, true);
-            state.degraded.insert(condition, message);
-        }
-    }
-
-    /// A condition holds no longer.
-    pub fn recovered(&self, condition: &str) {
-        if self.lock().degraded.remove(condition).is_some() {
-            tracing::info!(condition, "recovered");
-            self.metrics.condition(condition, false);
-        }
-    }
-
-    /// Exactly these conditions hold, message by condition, and no other: for a process that computes them all at once.
-    pub fn conditions(&self, conditions: BTreeMap<String, String>) {
-        let gone: Vec<String> = self
-            .lock()
-            .degraded
-            .keys()
-            .filter(|name| !conditions.contains_key(*name))
-            .cloned()
-            .collect();
-        for condition in gone {
-            self.recovered(&condition);
-        }
-        for (condition, message) in conditions {
-            self.degraded(condition, message);
-        }
+    /// What is known, as it changes.
+    pub(crate) fn watch(&self) -> watch::Receiver<Known> {
+        self.known.subscribe()
     }
 
     /// The state now.
     #[must_use]
     pub fn state(&self) -> State {
-        self.lock().clone()
+        let known = self.known.borrow();
+        let of = |severity| {
+            known
+                .conditions
+                .iter()
+                .filter(move |(_, holding)| holding.severity == severity)
+        };
+        let blocking: Vec<String> = of(Severity::NotReady)
+            .map(|(name, holding)| format!("{name}: {}", holding.message))
+            .collect();
+        let blocking = (!blocking.is_empty()).then(|| blocking.join("; "));
+        State {
+            not_ready: known.starting.clone().or(blocking),
+            degraded: of(Severity::Degraded)
+                .map(|(name, holding)| ((*name).to_owned(), holding.message.clone()))
+                .collect(),
+        }
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn ready(conditions: &Conditions) -> bool {
+    conditions
+        .values()
+        .all(|holding| holding.severity != Severity::NotReady)
 }
 
 /// Tells whether a main loop still turns. Clones share one state.

@@ -2,8 +2,9 @@
 
 use futures::StreamExt;
 use kube::Client;
-use strait_api::{Cluster, Endpoint, Kind, Node, Object};
-use strait_core::gateway::{Entry, Input, Settings};
+use strait_api::{Cluster, Endpoint, Kind, Node};
+use strait_core::Entry;
+use strait_core::gateway::{Input, Settings};
 use strait_daemon::engine::forward;
 use strait_daemon::objects::events;
 use tokio::sync::mpsc;
@@ -14,12 +15,12 @@ pub fn start(cluster: &Client, broker: &Client, settings: &Settings, to: &mpsc::
     let remote = Some(settings.broker_namespace.as_str());
     let clusters = |client, namespace| {
         events(client, Kind::Cluster, namespace, |o| {
-            entry(o, Cluster::parse)
+            Ok(Entry::read(o, Cluster::parse))
         })
     };
     let endpoints = |client, namespace| {
         events(client, Kind::Endpoint, namespace, |o| {
-            entry(o, Endpoint::parse)
+            Ok(Entry::read(o, Endpoint::parse))
         })
     };
     forward(clusters(cluster, local).map(Input::Clusters), to);
@@ -28,10 +29,4 @@ pub fn start(cluster: &Client, broker: &Client, settings: &Settings, to: &mpsc::
     forward(endpoints(broker, remote).map(Input::BrokerEndpoints), to);
     let nodes = events(cluster, Kind::Node, None, |o| Node::parse(&o));
     forward(nodes.map(Input::Nodes), to);
-}
-
-/// An object that can't be parsed is kept: it may have to be named, or removed.
-fn entry<T>(object: Object, parse: fn(&Object) -> Result<T, String>) -> Result<Entry<T>, String> {
-    let parsed = parse(&object);
-    Ok(Entry { object, parsed })
 }

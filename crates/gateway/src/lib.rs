@@ -5,7 +5,6 @@ pub mod inputs;
 mod run;
 pub mod settings;
 mod status;
-mod writer;
 
 pub use run::run;
 pub use settings::command;

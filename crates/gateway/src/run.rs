@@ -5,17 +5,20 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::ArgMatches;
-use strait_core::gateway::{Input, ObjectChange, Plan, State, owner};
+use strait_core::ObjectChange;
+use strait_core::gateway::{Input, Plan, State, owner, tell};
 use strait_core::health::Target;
-use strait_daemon::engine::Engine;
+use strait_daemon::engine::{Engine, Pass, replace};
+use strait_daemon::events::{self, Reporter};
 use strait_daemon::http::Admin;
 use strait_daemon::kube::{broker_client, cluster_client};
+use strait_daemon::objects::Annotations;
+use strait_daemon::writer::{self, Report};
 use strait_daemon::{Drain, Heartbeat, Metrics, Readiness, ping};
 use tokio::sync::{mpsc, watch};
 
 use crate::settings::Configuration;
-use crate::writer::Stored;
-use crate::{inputs, status, writer};
+use crate::{inputs, status};
 
 /// How many inputs wait for the main loop before the watches wait.
 const QUEUE: usize = 1024;
@@ -46,15 +49,31 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     let broker = broker_client(&configuration.broker).context("client of the broker's API")?;
     let (sender, inputs) = mpsc::channel(QUEUE);
     inputs::start(&cluster, &broker, &configuration.core, &sender);
+    events::start(
+        cluster.clone(),
+        &readiness,
+        metrics.clone(),
+        Reporter {
+            component: "strait-gateway",
+            node: configuration.core.node.clone(),
+        },
+    );
     let health_results = sender.clone();
-    let (written, mut confirmations) = mpsc::unbounded_channel::<Stored>();
+    let (written, mut reports) = mpsc::unbounded_channel();
     tokio::spawn(async move {
-        while let Some(Stored { wanted, stored }) = confirmations.recv().await {
+        while let Some(report) = reports.recv().await {
+            let Report::Stored { wanted, stored } = report else {
+                continue;
+            };
             if sender.send(Input::Stored { wanted, stored }).await.is_err() {
                 return;
             }
         }
     });
+    let writer = |server, client| {
+        let (metrics, reports) = (metrics.clone(), written.clone());
+        writer::start(server, client, Annotations::Exact, metrics, reports)
+    };
     let gateway = Gateway {
         health: ping::start(
             configuration.health.pings,
@@ -65,8 +84,8 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
         )
         .context("a thread for pings")?,
         status: status::start(cluster.clone(), metrics.clone()),
-        local: writer::start("cluster", cluster, metrics.clone(), written.clone()),
-        broker: writer::start("broker", broker, metrics.clone(), written),
+        local: writer("cluster", cluster),
+        broker: writer("broker", broker),
     };
     Engine::new(
         State::new(configuration.core),
@@ -79,7 +98,7 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     )
     .await
     .context("netlink")?
-    .run(&drain, |plan, _| gateway.carry_out(plan))
+    .run(&drain, |pass| gateway.carry_out(pass))
     .await;
     Ok(())
 }
@@ -92,21 +111,14 @@ struct Gateway {
 }
 
 impl Gateway {
-    fn carry_out(&self, plan: Plan) {
+    fn carry_out(&self, pass: Pass<Plan>) {
+        let mut plan = pass.plan;
         replace(&self.health, plan.health);
         replace(&self.local, plan.local);
         replace(&self.broker, plan.broker);
-        if plan.gateway.is_some() {
+        if let Some(object) = &mut plan.gateway {
+            tell(object, &pass.conditions);
             replace(&self.status, plan.gateway);
         }
     }
-}
-
-/// Sends what differs from what was sent before.
-fn replace<T: PartialEq>(to: &watch::Sender<T>, new: T) {
-    to.send_if_modified(|old| {
-        let changed = *old != new;
-        *old = new;
-        changed
-    });
 }

@@ -1,5 +1,6 @@
 //! Makes what one owner wants true: by the difference with what is believed, and by verifying.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,8 @@ pub struct Reconciler {
     kernel: Kernel,
     owner: Owner,
     believed: Option<Arc<Host>>,
+    /// What was believed before the host was read, until the next pass.
+    expected: Option<Arc<Host>>,
     /// What was wanted in the last pass.
     wanted: Option<Wanted>,
     contention: Contention,
@@ -27,6 +30,8 @@ pub struct Reconciler {
 pub struct Outcome {
     /// Changes that were made.
     pub made: Vec<Change>,
+    /// How many of them, by kind of object, nothing but somebody else's doing made necessary.
+    pub repaired: BTreeMap<&'static str, u64>,
     /// Changes that failed; the next pass tries them again.
     pub failures: Vec<Failure>,
     /// Foreign objects in the way.
@@ -45,6 +50,7 @@ impl Reconciler {
             kernel,
             owner,
             believed: None,
+            expected: None,
             wanted: None,
             contention: Contention::default(),
             begun: Instant::now(),
@@ -72,6 +78,7 @@ impl Reconciler {
     /// What the kernel says; what was believed stays.
     pub async fn observe(&mut self) -> Result<Arc<Host>, Error> {
         let host = Arc::new(self.kernel.observe(&self.owner.tables).await?);
+        self.expected = self.believed.take();
         Ok(self.believed.insert(host).clone())
     }
 
@@ -87,6 +94,7 @@ impl Reconciler {
             return Outcome::default();
         };
         let difference = diff(believed, wanted, &self.owner);
+        let expected = self.expected.take();
         let now = self.begun.elapsed();
         let new_wish = self.wanted.as_ref() != Some(wanted);
         if new_wish {
@@ -101,11 +109,21 @@ impl Reconciler {
             let believed = Arc::make_mut(believed);
             made.iter().for_each(|change| believed.apply(change));
         }
+        let mut repaired = BTreeMap::new();
         if !new_wish {
             self.contention.repaired(&made, now);
+            if let (Some(expected), false) = (expected, made.is_empty()) {
+                // What was asked for and could not be made, or not yet, nobody took away.
+                let asked = diff(&expected, wanted, &self.owner).changes;
+                let asked: BTreeSet<String> = asked.iter().map(Change::subject).collect();
+                for change in made.iter().filter(|c| !asked.contains(&c.subject())) {
+                    *repaired.entry(change.object()).or_default() += 1;
+                }
+            }
         }
         Outcome {
             made,
+            repaired,
             failures,
             conflicts: difference.conflicts,
             contended: self.contention.held().map(str::to_owned).collect(),

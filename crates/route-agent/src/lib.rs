@@ -3,6 +3,7 @@
 mod firewall;
 mod flows;
 pub mod inputs;
+mod pools;
 mod run;
 pub mod settings;
 mod show;

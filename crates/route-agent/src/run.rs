@@ -7,17 +7,17 @@ use anyhow::Context;
 use clap::ArgMatches;
 use strait_core::health::Target;
 use strait_core::route_agent::flows::FlowRules;
-use strait_core::route_agent::{Input, Plan, State, owner};
-use strait_daemon::engine::Engine;
+use strait_core::route_agent::{Input, Plan, State, owner, tell};
+use strait_daemon::engine::{Engine, Pass, replace};
+use strait_daemon::events::{self, Reporter};
 use strait_daemon::http::Admin;
 use strait_daemon::kube::cluster_client;
 use strait_daemon::{Drain, Heartbeat, Metrics, Readiness, ping};
 use strait_host::Change;
-use strait_kernel::Outcome;
 use tokio::sync::watch;
 
 use crate::settings::Configuration;
-use crate::{firewall, flows, inputs, status, uninstall};
+use crate::{firewall, flows, inputs, pools, status, uninstall};
 
 /// How often round-trip times are written at most (upstream `routeagent_driver/handlers/healthchecker`).
 const HEALTH_REFRESH: Duration = Duration::from_secs(60);
@@ -45,8 +45,18 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
         .await
         .context("client of the cluster's API")?;
     let (sender, inputs) = inputs::start(&client, &configuration.core);
+    events::start(
+        client.clone(),
+        &readiness,
+        metrics.clone(),
+        Reporter {
+            component: "strait-route-agent",
+            node: configuration.core.node.clone(),
+        },
+    );
     firewall::start(configuration.verify, sender.clone(), metrics.clone());
     let mut agent = Agent {
+        pools: pools::start(&client, &sender, metrics.clone()),
         health: ping::start(
             configuration.health.pings,
             HEALTH_REFRESH,
@@ -70,12 +80,13 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     )
     .await
     .context("netlink")?
-    .run(&drain, |plan, outcome| agent.carry_out(plan, outcome))
+    .run(&drain, |pass| agent.carry_out(pass))
     .await;
     Ok(())
 }
 
 struct Agent {
+    pools: pools::Pools,
     health: watch::Sender<BTreeSet<Target>>,
     status: watch::Sender<Option<strait_api::Object>>,
     flows: watch::Sender<Option<FlowRules>>,
@@ -90,22 +101,24 @@ struct Told {
 }
 
 impl Agent {
-    fn carry_out(&mut self, plan: Plan, outcome: &Outcome) {
+    fn carry_out(&mut self, pass: Pass<Plan>) {
+        let Pass {
+            mut plan,
+            outcome,
+            conditions,
+        } = pass;
         self.told.tell(&plan);
-        self.health.send_if_modified(|targets| {
-            let changed = *targets != plan.health;
-            *targets = plan.health;
-            changed
-        });
+        replace(&self.health, plan.health);
+        replace(&self.pools.keeps, plan.keeps_pools);
+        replace(&self.pools.changes, plan.pools);
         let new_rules = outcome.made.iter().any(|c| matches!(c, Change::Nft(_)));
         if new_rules || *self.flows.borrow() != plan.flows {
             self.flows.send_replace(plan.flows);
         }
-        self.status.send_if_modified(|object| {
-            let changed = *object != plan.object;
-            *object = plan.object;
-            changed
-        });
+        if let Some(object) = &mut plan.object {
+            tell(object, &conditions);
+        }
+        replace(&self.status, plan.object);
     }
 }
 

@@ -8,7 +8,7 @@ use kube::Client;
 use serde_json::Value;
 use strait_api::Object;
 use strait_daemon::Metrics;
-use strait_daemon::objects::{Annotations, put};
+use strait_daemon::objects::{Annotations, WriteError, get, put};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -23,21 +23,20 @@ const VERIFY: Duration = Duration::from_secs(60);
 pub(crate) fn start(client: Client, metrics: Metrics) -> watch::Sender<Option<Object>> {
     let (sender, mut receiver) = watch::channel::<Option<Object>>(None);
     tokio::spawn(async move {
-        let mut since = BTreeMap::new();
+        let mut since = None;
         let mut pause = Duration::ZERO;
         let mut told = false;
         loop {
             let wanted = receiver.borrow_and_update().clone();
-            if let Some(mut object) = wanted {
-                stamp(&mut object, &mut since);
-                match put(&client, &object, Annotations::KeepForeign).await {
-                    Ok(_) => {
+            if let Some(object) = wanted {
+                match write(&client, object, &mut since).await {
+                    Ok(()) => {
                         pause = Duration::ZERO;
                         told = false;
                     }
                     Err(error) => {
                         if !told {
-                            tracing::warn!(%error, object = %object.key, "can't be written; it is tried again");
+                            tracing::warn!(%error, "the RouteAgent object can't be written; it is tried again");
                             told = true;
                         }
                         metrics.error("StatusWrite");
@@ -59,32 +58,122 @@ pub(crate) fn start(client: Client, metrics: Metrics) -> watch::Sender<Option<Ob
     sender
 }
 
-/// Fills in since when each condition holds; one whose message changes keeps its time.
-fn stamp(object: &mut Object, since: &mut BTreeMap<String, String>) {
-    let Some(Value::Array(conditions)) = object
-        .content
-        .get_mut("status")
-        .and_then(|s| s.get_mut("conditions"))
-    else {
-        since.clear();
-        return;
+/// Since when each condition holds.
+type Since = BTreeMap<String, String>;
+
+/// Writes the object; what a predecessor said of a condition that still holds goes on.
+async fn write(
+    client: &Client,
+    mut object: Object,
+    since: &mut Option<Since>,
+) -> Result<(), WriteError> {
+    let before = match since.take() {
+        Some(before) => before,
+        None => match get(client, &object.key).await? {
+            Some(there) => told(&there),
+            None => Since::new(),
+        },
     };
     let now = Timestamp::now()
         .round(k8s_openapi::jiff::Unit::Second)
         .unwrap_or_default()
         .to_string();
-    let mut holding = BTreeMap::new();
-    for condition in conditions {
-        let kind = condition
+    *since = Some(stamp(&mut object, &before, &now));
+    put(client, &object, Annotations::KeepForeign).await?;
+    Ok(())
+}
+
+fn told(object: &Object) -> Since {
+    let conditions = object.content.get("status").map(|s| &s["conditions"]);
+    let all = conditions.and_then(Value::as_array).into_iter().flatten();
+    all.filter_map(|condition| {
+        let text = |key: &str| condition[key].as_str().map(str::to_owned);
+        let time = text("lastTransitionTime").filter(|t| t.parse::<Timestamp>().is_ok())?;
+        Some((text("type")?, time))
+    })
+    .collect()
+}
+
+/// Fills in since when each condition holds, and gives that; one whose message changes keeps its time.
+fn stamp(object: &mut Object, before: &Since, now: &str) -> Since {
+    let conditions = object
+        .content
+        .get_mut("status")
+        .and_then(|s| s.get_mut("conditions"))
+        .and_then(Value::as_array_mut);
+    let mut since = Since::new();
+    for fields in conditions
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_object_mut)
+    {
+        let kind = fields
             .get("type")
             .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned();
-        let time = since.get(&kind).cloned().unwrap_or_else(|| now.clone());
-        if let Some(fields) = condition.as_object_mut() {
-            fields.insert("lastTransitionTime".to_owned(), Value::String(time.clone()));
-        }
-        holding.insert(kind, time);
+            .unwrap_or_default();
+        let kind = kind.to_owned();
+        let time = before.get(&kind).map_or(now, String::as_str).to_owned();
+        fields.insert("lastTransitionTime".to_owned(), Value::String(time.clone()));
+        since.insert(kind, time);
     }
-    *since = holding;
+    since
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use strait_api::Kind;
+
+    use super::*;
+
+    fn object(conditions: &[(&str, &str)]) -> Object {
+        let all: Vec<Value> = conditions
+            .iter()
+            .map(|(kind, message)| json!({"type": kind, "status": "True", "message": message}))
+            .collect();
+        Object::new(Kind::RouteAgent, "ns", "n").with("status", &json!({"conditions": all}))
+    }
+
+    #[test]
+    fn a_condition_has_the_time_since_when_it_holds_whatever_its_message_says() {
+        let (one, two, three) = (
+            "2026-01-01T00:00:01Z",
+            "2026-01-01T00:00:02Z",
+            "2026-01-01T00:00:03Z",
+        );
+        let mut first = object(&[("A", "x")]);
+        let since = stamp(&mut first, &Since::new(), one);
+        let mut second = object(&[("A", "y"), ("B", "z")]);
+        let since = stamp(&mut second, &since, two);
+        assert_eq!(
+            second.content["status"]["conditions"],
+            json!([
+                {"type": "A", "status": "True", "message": "y", "lastTransitionTime": one},
+                {"type": "B", "status": "True", "message": "z", "lastTransitionTime": two},
+            ])
+        );
+        // The same again is the same, so that nothing is written for the time's sake; another process goes on with it.
+        let mut same = object(&[("A", "y"), ("B", "z")]);
+        assert_eq!(stamp(&mut same, &since, three), since);
+        assert_eq!(same, second);
+        assert_eq!(told(&second), since);
+        // What ended and began again has a new time.
+        let since = stamp(&mut object(&[]), &since, three);
+        assert_eq!(stamp(&mut object(&[("A", "y")]), &since, three)["A"], three);
+    }
+
+    #[test]
+    fn nonsense_in_the_object_that_is_there_is_no_time() {
+        let mut bad = object(&[("A", "x"), ("B", "x")]);
+        bad.content["status"]["conditions"][0]["lastTransitionTime"] = json!("yesterday");
+        bad.content["status"]["conditions"][1]["lastTransitionTime"] = json!(7);
+        assert_eq!(told(&bad), Since::new());
+        assert_eq!(
+            told(&Object::new(Kind::RouteAgent, "ns", "n")),
+            Since::new()
+        );
+        let odd = Object::new(Kind::RouteAgent, "ns", "n")
+            .with("status", &json!({"conditions": [7, "x"]}));
+        assert_eq!(told(&odd), Since::new());
+    }
 }

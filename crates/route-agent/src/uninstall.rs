@@ -9,14 +9,15 @@ use strait_api::names::NAMESPACE;
 use strait_api::{Kind, ObjectKey};
 use strait_core::route_agent::owner;
 use strait_daemon::kube::cluster_client;
-use strait_daemon::objects::delete;
+use strait_daemon::objects::{delete, delete_marked};
 use strait_daemon::{Settings, logs};
 use strait_host::{Change, Wanted};
 use strait_kernel::{Kernel, Reconciler};
+use tokio::time::timeout;
 
 use crate::settings::TABLE;
 
-/// How long the API server may take to remove the RouteAgent object: the node itself is clean by then.
+/// How long the API server may take to remove the RouteAgent object, and Calico's IPPools: the node itself is clean by then.
 const API_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Whether `SUBMARINER_UNINSTALL` or its flag asks for it. Nothing else needs to be set, or right.
@@ -26,7 +27,8 @@ pub(crate) fn is_asked(matches: &ArgMatches) -> bool {
         .unwrap_or(false)
 }
 
-/// Removes the node's state, says what it removed, then removes the RouteAgent object if the API server can be reached.
+/// Removes the node's state, says what it removed, then removes the RouteAgent object and Calico's IPPools for remote
+/// subnets if the API server can be reached.
 ///
 /// # Errors
 /// What could not be removed; all else is.
@@ -55,14 +57,34 @@ pub(crate) async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
         .raw("KUBECONFIG")
         .filter(|k| !k.is_empty())
         .map(std::path::PathBuf::from);
-    let gone = tokio::time::timeout(API_PATIENCE, async {
-        let client = cluster_client(kubeconfig.as_deref()).await?;
-        anyhow::Ok(delete(&client, &key).await?)
-    });
-    match gone.await {
-        Ok(Ok(())) => writeln!(out, "removed {key}")?,
-        Ok(Err(error)) => tracing::warn!(%error, object = %key, "can't be removed"),
-        Err(_) => tracing::warn!(object = %key, "can't be removed: the API server does not answer"),
+    let client = match cluster_client(kubeconfig.as_deref()).await {
+        Ok(client) => client,
+        Err(error) => {
+            tracing::warn!(%error, object = %key, "can't be removed");
+            return Ok(());
+        }
+    };
+    let own = async {
+        let was_there = delete(&client, &key).await?;
+        Ok(was_there.then(|| key.clone()).into_iter().collect())
+    };
+    let pools = delete_marked(&client, Kind::IpPool);
+    let (own, pools) = tokio::join!(timeout(API_PATIENCE, own), timeout(API_PATIENCE, pools));
+    for (what, gone) in [(key.to_string(), own), ("IPPools".to_owned(), pools)] {
+        match gone {
+            Ok(Ok(removed)) => {
+                for key in removed {
+                    writeln!(out, "removed {key}")?;
+                }
+            }
+            Ok(Err(error)) => tracing::warn!(%error, object = what, "can't be removed"),
+            Err(_) => {
+                tracing::warn!(
+                    object = what,
+                    "can't be removed: the API server does not answer"
+                );
+            }
+        }
     }
     Ok(())
 }

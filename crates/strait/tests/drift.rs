@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use common::{agent, joined};
@@ -57,6 +58,20 @@ fn state(lab: &Lab, node: &str) -> String {
         ]),
     ]
     .join("\n--\n")
+}
+
+/// What a node's agent made good, by kind of object.
+fn repairs(lab: &Lab, node: &str) -> BTreeMap<String, u64> {
+    let text = lab
+        .page(node, Role::RouteAgent, "/metrics")
+        .expect("a page");
+    text.lines()
+        .filter_map(|line| {
+            let rest = line.strip_prefix("strait_drift_repairs_total{object=\"")?;
+            let (object, count) = rest.split_once("\"} ")?;
+            Some((object.to_owned(), count.parse().ok()?))
+        })
+        .collect()
 }
 
 fn wait_for(lab: &Lab, node: &str, wanted: &str, after: &str) {
@@ -143,10 +158,22 @@ const V6: [&str; 12] = [
 
 /// On a worker and on a gateway.
 fn take_away_on_both(lab: &Lab, damages: &[&str], of_worker: &[&str], of_gateway: &str) {
+    for node in ["east-1", "east-2"] {
+        assert_eq!(repairs(lab, node), BTreeMap::new(), "nobody did anything");
+    }
     std::thread::scope(|threads| {
         threads.spawn(|| take_away(lab, "east-2", &[damages, of_worker].concat()));
         threads.spawn(|| take_away(lab, "east-1", &[damages, &[of_gateway]].concat()));
     });
+    for node in ["east-1", "east-2"] {
+        let repairs = repairs(lab, node);
+        for object in ["link", "address", "neighbour", "fdb", "nft", "route"] {
+            assert!(
+                repairs.contains_key(object),
+                "{node}: no {object} in {repairs:?}"
+            );
+        }
+    }
     let seen = lab.probe_until(&Probe::tcp("east-2-a", "west-2-a"), PATIENCE, |_| true);
     assert!(seen.is_ok(), "{seen:?}");
 }
@@ -194,6 +221,23 @@ fn an_object_that_somebody_takes_away_again_and_again_is_named_and_tried_again_l
         std::thread::sleep(Duration::from_millis(50));
     }
     assert!(readyz().contains("route 10.102.0.0/16"), "{}", readyz());
+    // The same where else users look.
+    let metrics = lab
+        .page("east-2", Role::RouteAgent, "/metrics")
+        .expect("a page");
+    assert!(
+        metrics.contains("strait_condition{condition=\"Contended\"} 1\n"),
+        "{metrics}"
+    );
+    let object = "/apis/submariner.io/v1/namespaces/submariner-operator/routeagents/east-2";
+    let told = || {
+        let object = lab.api("east", "GET", object, &serde_json::Value::Null);
+        object.expect("the object")["status"].to_string()
+    };
+    while !told().contains("\"type\":\"Contended\"") {
+        assert!(Instant::now() < deadline, "{}", told());
+        std::thread::sleep(Duration::from_millis(20));
+    }
     // The rival has stopped: within 30 s it is tried again, and stays.
     lab.wait_until_ready(Duration::from_secs(60), true)
         .expect("it recovers");

@@ -3,33 +3,11 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use serde::Serialize;
 use strait_api::names::LABEL_CLUSTER_ID;
-use strait_api::{ClusterId, Kind, Object, ObjectKey};
+use strait_api::{ClusterId, Kind, Object};
 
-use super::{Entry, Written};
-use crate::Source;
-
-/// A change on an API server.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ObjectChange {
-    /// Makes the object, or makes it equal to this.
-    Put(Object),
-    /// Removes it.
-    Delete(ObjectKey),
-}
-
-impl ObjectChange {
-    /// What it is about.
-    #[must_use]
-    pub fn key(&self) -> &ObjectKey {
-        match self {
-            Self::Put(object) => &object.key,
-            Self::Delete(key) => key,
-        }
-    }
-}
+use super::Written;
+use crate::{Entry, ObjectChange, Source};
 
 /// Which cluster an object went through the broker for.
 fn label(object: &Object) -> Option<&str> {

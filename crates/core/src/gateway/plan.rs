@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use serde_json::Value;
 use strait_api::gateway::{GatewayStatus, HaStatus};
 use strait_api::names::{
     ANNOTATION_VTEP_MAC, BACKEND_INTERFACE, BACKEND_NATT_PORT, BACKEND_UDP_PORT, CABLE_VXLAN,
@@ -14,14 +15,13 @@ use strait_host::{Family, Mac, Wanted};
 
 use super::health::Health;
 use super::objects::{
-    ObjectChange, changes, from_broker, is_foreign_copy, is_own_on_broker, ordered, texts,
-    to_broker,
+    changes, from_broker, is_foreign_copy, is_own_on_broker, ordered, texts, to_broker,
 };
 use super::{State, cable};
 use crate::local::{Underlay, cni_address, every_link, routers, seen, underlay};
 use crate::net::{of_family, overlap};
 use crate::remote::{Ours, remotes};
-use crate::{Condition, Planned, health};
+use crate::{Condition, ObjectChange, Planned, condition, health};
 
 /// Everything that the gateway wants.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
@@ -77,12 +77,11 @@ impl State {
                 plan.health = health::targets(&remotes, &self.settings.cluster_cidrs);
             }
             conditions.extend(health::conditions(&plan.health, &self.health));
-            let failures: Vec<String> = conditions.iter().map(ToString::to_string).collect();
             let status = GatewayStatus {
                 version: self.settings.version.clone(),
                 ha_status: HaStatus::Active,
                 local_endpoint: own.spec.clone(),
-                status_failure: failures.join("; "),
+                status_failure: condition::text(&conditions),
                 connections: cable::connections(
                     &own.underlays,
                     &remotes,
@@ -390,6 +389,14 @@ impl State {
             bad.map(|(key, why)| Condition::degraded("InvalidObject", format!("{key}: {why}"))),
         );
         conditions
+    }
+}
+
+/// Makes these the conditions that a Gateway object tells.
+pub fn tell(object: &mut Object, conditions: &[Condition]) {
+    if let Some(Value::Object(status)) = object.content.get_mut("status") {
+        let text = condition::text(conditions);
+        status.insert("statusFailure".to_owned(), Value::String(text));
     }
 }
 

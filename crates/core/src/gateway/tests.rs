@@ -12,6 +12,7 @@ use strait_api::{EndpointSpec, Kind};
 use strait_host::{Address, Link, LinkKind, Mac, Scope};
 
 use super::*;
+use crate::ObjectChange;
 
 fn settings() -> Settings {
     Settings {

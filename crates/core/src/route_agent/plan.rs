@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use serde_json::{Value, json};
 use strait_api::names::ANNOTATION_VTEP_MAC;
 use strait_api::route_agent::{Condition as StatusCondition, RouteAgentStatus};
 use strait_api::vtep::Vxlan;
@@ -15,7 +16,7 @@ use super::{State, accepts, nft, routes, table};
 use crate::local::{self, every_link, seen};
 use crate::net::of_family;
 use crate::remote::{Ours, Remote, remotes};
-use crate::{Condition, Planned, health};
+use crate::{Condition, ObjectChange, Planned, condition, health};
 
 /// Everything that the route agent wants.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
@@ -32,6 +33,10 @@ pub struct Plan {
     pub cni: BTreeMap<Family, (IpAddr, String)>,
     /// Whom to ping.
     pub health: BTreeSet<health::Target>,
+    /// Changes of Calico's IPPools.
+    pub pools: Vec<ObjectChange>,
+    /// Whether those are this node's to keep.
+    pub keeps_pools: bool,
     /// What this node is, for logs.
     pub role: &'static str,
 }
@@ -70,8 +75,12 @@ impl State {
         conditions.extend(self.path_conditions(host, &families));
         let health = self.health_targets(&remotes);
         conditions.extend(health::conditions(&health, &self.health));
+        let (pools, problem) = self.pool_changes(&remotes);
+        conditions.extend(problem);
         let conditions = sorted(conditions);
         Plan {
+            pools,
+            keeps_pools: self.role() == Role::Gateway,
             wanted: self.wanted(host, &families),
             object: Some(self.object(&families, &remotes, &conditions)),
             health,
@@ -373,6 +382,11 @@ impl State {
             s.failure(),
             s.rejected().collect(),
         );
+        let s = &self.pools.there;
+        // Not known yet is no problem, and what can't be had at all is named with the pools.
+        if s.is_known() {
+            source("IPPools", true, s.is_held(), s.failure(), Vec::new());
+        }
         if self.host.is_none() {
             conditions.push(Condition::not_ready(
                 "InputsUnknown",
@@ -523,20 +537,11 @@ impl State {
         remotes: &[Remote<'_>],
         conditions: &[Condition],
     ) -> Object {
-        let text: Vec<String> = conditions.iter().map(ToString::to_string).collect();
         let status = RouteAgentStatus {
             version: self.settings.version.clone(),
-            status_failure: text.join("; "),
+            status_failure: String::new(),
             remote_endpoints: self.remote_endpoints(remotes),
-            conditions: conditions
-                .iter()
-                .map(|c| StatusCondition {
-                    kind: c.name.to_owned(),
-                    status: "True".to_owned(),
-                    message: c.message.clone(),
-                    last_transition_time: None,
-                })
-                .collect(),
+            conditions: Vec::new(),
         };
         let mut object = Object::new(
             Kind::RouteAgent,
@@ -544,12 +549,38 @@ impl State {
             &self.settings.node,
         )
         .with("status", &status);
+        tell(&mut object, conditions);
         if let Some(mac) = mac(families) {
             object
                 .annotations
                 .insert(ANNOTATION_VTEP_MAC.to_owned(), mac.to_string());
         }
         object
+    }
+}
+
+/// Makes these the conditions that a RouteAgent object tells.
+pub fn tell(object: &mut Object, conditions: &[Condition]) {
+    let Some(Value::Object(status)) = object.content.get_mut("status") else {
+        return;
+    };
+    let all: Vec<StatusCondition> = condition::by_name(conditions)
+        .into_iter()
+        .map(|(name, holding)| StatusCondition {
+            kind: name.to_owned(),
+            status: "True".to_owned(),
+            message: holding.message,
+            last_transition_time: None,
+        })
+        .collect();
+    status.insert(
+        "statusFailure".to_owned(),
+        json!(condition::text(conditions)),
+    );
+    if all.is_empty() {
+        status.remove("conditions");
+    } else {
+        status.insert("conditions".to_owned(), json!(all));
     }
 }
 

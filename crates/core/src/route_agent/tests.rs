@@ -4,10 +4,12 @@
 mod bad;
 mod health;
 mod input;
+mod pools;
 mod source;
 mod way;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;

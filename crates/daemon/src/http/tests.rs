@@ -2,6 +2,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use strait_core::Condition;
+use strait_core::condition::by_name;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -53,10 +55,13 @@ async fn readyz_tells_why_not_and_then_what_is_degraded() {
         get(address, "/readyz").await,
         (503, "not ready: the first pass is not done\n".into())
     );
+    let missing = Condition::degraded(
+        "CniMissing",
+        "no device holds an address of 10.1.0.0/16".to_owned(),
+    );
     admin
         .readiness
-        .degraded("CniMissing", "no device holds an address of 10.1.0.0/16");
-    admin.readiness.ready();
+        .conditions(by_name(std::slice::from_ref(&missing)));
     let text = "ok\nCniMissing: no device holds an address of 10.1.0.0/16\n";
     assert_eq!(get(address, "/readyz").await, (200, text.into()));
     let (status, body) = get(address, "/readyz?format=json").await;
@@ -66,7 +71,11 @@ async fn readyz_tells_why_not_and_then_what_is_degraded() {
         (status, body),
         (200, json!({ "not_ready": null, "degraded": conditions }))
     );
-    admin.readiness.recovered("CniMissing");
+    let refused = Condition::not_ready("ApplyFailed", "no memory".to_owned());
+    admin.readiness.conditions(by_name(&[missing, refused]));
+    let text = "not ready: ApplyFailed: no memory\nCniMissing: no device holds an address of 10.1.0.0/16\n";
+    assert_eq!(get(address, "/readyz").await, (503, text.into()));
+    admin.readiness.conditions(by_name(&[]));
     assert_eq!(get(address, "/readyz").await, (200, "ok\n".into()));
 }
 
@@ -90,9 +99,13 @@ async fn metrics_hold_what_every_process_counts() {
     admin.metrics.changed("route", 3);
     admin.metrics.error("Refused");
     admin.metrics.event_to_kernel(Duration::from_millis(2));
-    admin.readiness.degraded("VtepMismatch", "x");
-    admin.readiness.degraded("CniMissing", "y");
-    admin.readiness.recovered("CniMissing");
+    admin.metrics.repaired("route", 2);
+    let not_ready = Condition::not_ready("Contended", "x".to_owned());
+    let degraded = Condition::degraded("CniMissing", "y".to_owned());
+    admin
+        .readiness
+        .conditions(by_name(&[not_ready.clone(), degraded]));
+    admin.readiness.conditions(by_name(&[not_ready]));
     let (status, text) = get(address, "/metrics").await;
     assert_eq!(status, 200);
     let version = env!("CARGO_PKG_VERSION");
@@ -100,8 +113,9 @@ async fn metrics_hold_what_every_process_counts() {
         format!("strait_build_info{{process=\"test\",version=\"{version}\"}} 1").as_str(),
         "strait_passes_total 1",
         "strait_changes_total{object=\"route\"} 3",
+        "strait_drift_repairs_total{object=\"route\"} 2",
         "strait_errors_total{kind=\"Refused\"} 1",
-        "strait_condition{condition=\"VtepMismatch\"} 1",
+        "strait_condition{condition=\"Contended\"} 1",
         "strait_condition{condition=\"CniMissing\"} 0",
         "strait_event_to_kernel_seconds_bucket{le=\"0.001\"} 0",
         "strait_event_to_kernel_seconds_bucket{le=\"0.0025\"} 1",

@@ -9,9 +9,9 @@ use kube::core::{ApiResource, Request, Resource};
 use kube::{Client, Error};
 use tokio::time::Instant;
 
-use super::describe;
 use super::lenient::Lenient;
 use super::pauses::Pauses;
+use super::{describe, serves};
 
 /// What happened to the objects that are watched.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub enum Change<T> {
     Deleted(Item<T>),
     /// The API can't be read, for this reason. What was known still holds; it is tried again.
     Failed(String),
+    /// The server does not know the resource, of a watch that began with [`Watch::where_served`].
+    Absent,
 }
 
 /// One object.
@@ -48,6 +50,7 @@ pub struct Watch {
     labels: Option<String>,
     fields: Option<String>,
     metadata_only: bool,
+    where_served: bool,
 }
 
 impl Watch {
@@ -67,6 +70,7 @@ impl Watch {
             labels: None,
             fields: None,
             metadata_only: false,
+            where_served: false,
         }
     }
 
@@ -98,6 +102,14 @@ impl Watch {
         self
     }
 
+    /// A server that does not know the resource is no failure: it is told once, and the resource is looked for again
+    /// every 30 s.
+    #[must_use]
+    pub fn where_served(mut self) -> Self {
+        self.where_served = true;
+        self
+    }
+
     /// Begins to watch. The stream never ends; every change comes as soon as it is read.
     ///
     /// The first item is a `Reset` or a `Failed`. After failures it is tried again with growing pauses of up to 5 s.
@@ -113,7 +125,9 @@ impl Watch {
             labels,
             fields,
             metadata_only,
+            where_served,
         } = self;
+        let sought = where_served.then(|| (client.clone(), resource.clone()));
         let watching = Watching {
             collection: Collection {
                 path: Lenient::url_path(&resource, namespace.as_deref()),
@@ -123,7 +137,11 @@ impl Watch {
             labels,
             fields,
             parse,
-            phase: Phase::List,
+            phase: match &sought {
+                Some(_) => Phase::Seek { told: false },
+                None => Phase::List,
+            },
+            sought,
             pauses: Pauses::default(),
         };
         stream::unfold(watching, |mut watching| async move {
@@ -146,6 +164,7 @@ impl fmt::Debug for Watch {
             labels,
             fields,
             metadata_only,
+            where_served,
         } = self;
         let mut debug = f.debug_struct("Watch");
         debug
@@ -155,6 +174,7 @@ impl fmt::Debug for Watch {
             .field("labels", labels)
             .field("fields", fields)
             .field("metadata_only", metadata_only)
+            .field("where_served", where_served)
             .finish()
     }
 }
@@ -168,9 +188,14 @@ const TIMEOUT: u32 = 290;
 /// After how long without a word, not even the end of the watch, a connection counts as dead.
 const SILENCE: Duration = Duration::from_secs(295);
 
+/// How long until a resource that the server does not know is looked for again.
+const SEEK: Duration = Duration::from_secs(30);
+
 type Events = BoxStream<'static, kube::Result<WatchEvent<Lenient>>>;
 
 enum Phase {
+    /// Whether the server knows the resource must be asked; `told` that it does not.
+    Seek { told: bool },
     /// Nothing is known.
     List,
     /// The list is known up to this version.
@@ -196,6 +221,8 @@ struct Watching<F> {
     fields: Option<String>,
     parse: F,
     phase: Phase,
+    /// The resource, where a server need not know it.
+    sought: Option<(Client, ApiResource)>,
     pauses: Pauses,
 }
 
@@ -229,7 +256,12 @@ impl<T, F: Fn(&DynamicObject) -> Result<T, String>> Watching<F> {
     async fn step(&mut self) -> Option<Change<T>> {
         self.pauses.take().await;
         // Whatever fails from here on begins anew with a list, unless it says otherwise.
-        match std::mem::replace(&mut self.phase, Phase::List) {
+        let anew = match self.sought {
+            Some(_) => Phase::Seek { told: false },
+            None => Phase::List,
+        };
+        match std::mem::replace(&mut self.phase, anew) {
+            Phase::Seek { told } => self.seek(told).await,
             Phase::List => match self.list().await {
                 Ok((version, items)) => {
                     self.phase = Phase::Start { version };
@@ -243,6 +275,27 @@ impl<T, F: Fn(&DynamicObject) -> Result<T, String>> Watching<F> {
                 events,
                 since,
             } => self.read(version, events, since).await,
+        }
+    }
+
+    async fn seek(&mut self, told: bool) -> Option<Change<T>> {
+        let Some((client, resource)) = &self.sought else {
+            self.phase = Phase::List;
+            return None;
+        };
+        if told {
+            tokio::time::sleep(SEEK).await;
+        }
+        match serves(client, resource).await {
+            Ok(true) => {
+                self.phase = Phase::List;
+                None
+            }
+            Ok(false) => {
+                self.phase = Phase::Seek { told: true };
+                (!told).then_some(Change::Absent)
+            }
+            Err(error) => Some(self.failed(format!("cannot find out: {}", describe(&error)))),
         }
     }
 
@@ -294,6 +347,11 @@ impl<T, F: Fn(&DynamicObject) -> Result<T, String>> Watching<F> {
             }
             // What the server has forgotten must be listed again; that is no failure.
             Err(Error::Api(status)) if status.code == 410 => None,
+            // So must a resource that the server no longer knows.
+            Err(Error::Api(status)) if status.code == 404 && self.sought.is_some() => {
+                self.pauses.grow();
+                None
+            }
             Err(error) => {
                 self.phase = Phase::Start { version };
                 Some(self.failed(format!("cannot watch: {}", describe(&error))))

@@ -89,7 +89,7 @@ impl Trial {
     }
 
     fn observe(&mut self) {
-        let host = Input::Host(Box::new(self.kernel.host.clone()));
+        let host = Input::Host(std::sync::Arc::new(self.kernel.host.clone()));
         let now = self.now();
         self.state.apply(host, now);
     }

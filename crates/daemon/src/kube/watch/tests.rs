@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout};
 
 use super::{Change, Item, Watch};
-use crate::kube::cluster_client;
+use crate::kube::scripted::client;
 
 /// An answer of the server.
 enum Answer {
@@ -105,8 +105,7 @@ async fn serve(answers: impl IntoIterator<Item = Answer>) -> (SocketAddr, Script
 }
 
 async fn changes(server: SocketAddr) -> Changes {
-    let client = client(server).await;
-    Watch::of::<ConfigMap>(&client)
+    Watch::of::<ConfigMap>(&client(server).await)
         .namespace("ns")
         .labels("a=b")
         .start(|object| {
@@ -115,18 +114,6 @@ async fn changes(server: SocketAddr) -> Changes {
                 .map(str::to_owned)
                 .ok_or_else(|| "data.x is no string".to_owned())
         })
-}
-
-async fn client(server: SocketAddr) -> kube::Client {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    let kubeconfig = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "c",
-        "clusters": [{ "name": "c", "cluster": { "server": format!("http://{server}") } }],
-        "users": [{ "name": "u", "user": { "token": "t" } }],
-        "contexts": [{ "name": "c", "context": { "cluster": "c", "user": "u" } }],
-    });
-    std::fs::write(file.path(), kubeconfig.to_string()).unwrap();
-    cluster_client(Some(file.path())).await.unwrap()
 }
 
 async fn next(changes: &mut Changes) -> Change<String> {
@@ -344,7 +331,9 @@ async fn a_server_that_is_away_is_told_of_and_found_when_it_comes() {
         match next(&mut changes).await {
             Change::Reset(items) => return assert!(items.is_empty()),
             Change::Failed(_) => {}
-            change @ (Change::Applied(_) | Change::Deleted(_)) => panic!("{change:?}"),
+            change @ (Change::Applied(_) | Change::Deleted(_) | Change::Absent) => {
+                panic!("{change:?}")
+            }
         }
     }
 }
@@ -393,4 +382,74 @@ async fn metadata_is_asked_for_alone_where_the_rest_is_not_looked_at() {
             .all(|a| a.contains("as=PartialObjectMetadata")),
         "{accepted:?}"
     );
+}
+
+/// Watches Calico's pools, if the server knows them.
+async fn pools(answers: impl IntoIterator<Item = Answer>) -> (Changes, Script) {
+    let (server, script) = serve(answers).await;
+    let resource = strait_api::Kind::IpPool.resource();
+    let changes = Watch::of_resource(&client(server).await, resource)
+        .where_served()
+        .start(|object| Ok(object.data["spec"].to_string()));
+    (changes, script)
+}
+
+fn resources(names: &[&str]) -> Answer {
+    let resource = |name: &&str| json!({ "name": name, "singularName": "", "namespaced": false, "kind": "X", "verbs": ["list"] });
+    let resources: Vec<Value> = names.iter().map(resource).collect();
+    Answer::List(json!({ "kind": "APIResourceList", "apiVersion": "v1",
+        "groupVersion": "projectcalico.org/v3", "resources": resources }))
+}
+
+#[tokio::test]
+async fn a_resource_that_the_server_does_not_know_is_told_once_and_not_listed() {
+    for unknown in [Answer::Status(404), resources(&["globalnetworksets"])] {
+        let (mut changes, script) = pools([unknown]).await;
+        assert_eq!(next(&mut changes).await, Change::Absent);
+        let more = timeout(Duration::from_millis(500), changes.next()).await;
+        assert!(more.is_err(), "{more:?}");
+        assert_eq!(script.queries(), ["/apis/projectcalico.org/v3"]);
+    }
+}
+
+#[tokio::test]
+async fn a_resource_that_goes_while_it_is_watched_is_no_failure() {
+    let (mut changes, script) = pools([
+        resources(&["ippools"]),
+        list("5", vec![]),
+        Answer::Events(vec![]),
+        Answer::Status(404),
+        Answer::Status(404),
+    ])
+    .await;
+    assert_eq!(next(&mut changes).await, Change::Reset(vec![]));
+    assert_eq!(next(&mut changes).await, Change::Absent);
+    assert_eq!(script.queries().len(), 5, "{:?}", script.queries());
+}
+
+#[tokio::test]
+async fn a_resource_that_may_not_be_listed_is_a_failure_in_the_servers_words_and_is_tried_again() {
+    let (mut changes, _) = pools([
+        resources(&["ippools"]),
+        Answer::Status(403),
+        Answer::Status(500),
+        resources(&["ippools"]),
+        list("5", vec![]),
+    ])
+    .await;
+    let failed = |change: Change<String>| {
+        let Change::Failed(why) = change else {
+            panic!("{change:?}")
+        };
+        why
+    };
+    assert_eq!(
+        failed(next(&mut changes).await),
+        "cannot list: scripted (403)"
+    );
+    assert_eq!(
+        failed(next(&mut changes).await),
+        "cannot find out: scripted (500)"
+    );
+    assert_eq!(next(&mut changes).await, Change::Reset(vec![]));
 }

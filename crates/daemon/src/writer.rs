@@ -1,70 +1,89 @@
 //! Carries out changes of objects on one API server, off the main loop.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kube::Client;
-use strait_api::Object;
-use strait_core::gateway::ObjectChange;
-use strait_daemon::Metrics;
-use strait_daemon::objects::{Annotations, delete, put};
+use strait_api::{Object, ObjectKey};
+use strait_core::ObjectChange;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
+
+use crate::Metrics;
+use crate::objects::{Annotations, WriteError, delete, put};
 
 /// The longest pause after a failure.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// What was written: as it was wanted, and as the server has it.
+/// What came of changes.
+#[expect(clippy::large_enum_variant, reason = "reports are few and short-lived")]
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Stored {
-    pub(crate) wanted: Object,
-    pub(crate) stored: Object,
+pub enum Report {
+    /// An object was written, or was found equal.
+    Stored {
+        /// As it was wanted.
+        wanted: Object,
+        /// As the server has it: an older definition of the resource lacks fields.
+        stored: Object,
+    },
+    /// All changes that fail at present, and why; told when that is other than before.
+    Failures(BTreeMap<ObjectKey, String>),
 }
 
 /// Carries out the newest list of changes that was sent, until there is none that fails. A newer list replaces an
 /// older one between two changes: it is the whole difference.
-pub(crate) fn start(
+pub fn start(
     server: &'static str,
     client: Client,
+    annotations: Annotations,
     metrics: Metrics,
-    written: mpsc::UnboundedSender<Stored>,
+    reports: mpsc::UnboundedSender<Report>,
 ) -> watch::Sender<Vec<ObjectChange>> {
     let (sender, mut receiver) = watch::channel::<Vec<ObjectChange>>(Vec::new());
     tokio::spawn(async move {
         let mut pause = Duration::ZERO;
-        let mut told = false;
+        let mut told = BTreeMap::new();
         loop {
             let changes = receiver.borrow_and_update().clone();
-            let mut failed = false;
+            let mut failures = BTreeMap::new();
+            let mut whole = true;
             for change in &changes {
                 if receiver.has_changed().unwrap_or(false) {
+                    whole = false;
                     break;
                 }
-                match make(&client, change).await {
+                match make(&client, change, annotations).await {
                     Ok(Made { stored, changed }) => {
                         if changed {
                             tracing::info!(server, object = %change.key(), change = verb(change), "written");
                             metrics.changed("object", 1);
                         }
                         if let Some(stored) = stored {
-                            let _ = written.send(stored);
+                            let _ = reports.send(stored);
                         }
                     }
                     Err(error) => {
-                        if !told {
+                        if told.is_empty() && failures.is_empty() {
                             tracing::warn!(server, object = %change.key(), %error, "can't be written; it is tried again");
-                            told = true;
                         }
                         metrics.error("ObjectWrite");
-                        failed = true;
+                        failures.insert(change.key().clone(), error.to_string());
                     }
                 }
+            }
+            if !whole {
+                continue;
+            }
+            let failed = !failures.is_empty();
+            if failures != told {
+                told.clone_from(&failures);
+                let _ = reports.send(Report::Failures(failures));
             }
             if failed {
                 pause = (pause * 2).clamp(Duration::from_millis(200), LONGEST_PAUSE);
                 sleep(pause).await;
             } else {
                 pause = Duration::ZERO;
-                told = false;
                 if receiver.changed().await.is_err() {
                     return;
                 }
@@ -76,15 +95,19 @@ pub(crate) fn start(
 
 /// What a change did.
 struct Made {
-    stored: Option<Stored>,
+    stored: Option<Report>,
     changed: bool,
 }
 
-async fn make(client: &Client, change: &ObjectChange) -> Result<Made, kube::Error> {
+async fn make(
+    client: &Client,
+    change: &ObjectChange,
+    annotations: Annotations,
+) -> Result<Made, WriteError> {
     match change {
         ObjectChange::Put(object) => {
-            let put = put(client, object, Annotations::Exact).await?;
-            let stored = Some(Stored {
+            let put = put(client, object, annotations).await?;
+            let stored = Some(Report::Stored {
                 wanted: object.clone(),
                 stored: put.stored,
             });
@@ -93,13 +116,10 @@ async fn make(client: &Client, change: &ObjectChange) -> Result<Made, kube::Erro
                 changed: put.written,
             })
         }
-        ObjectChange::Delete(key) => {
-            delete(client, key).await?;
-            Ok(Made {
-                stored: None,
-                changed: true,
-            })
-        }
+        ObjectChange::Delete(key) => Ok(Made {
+            stored: None,
+            changed: delete(client, key).await?,
+        }),
     }
 }
 
