@@ -8,7 +8,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 CARGO_DENY_VERSION := 0.20.2
 CARGO_DENY := target/tools/bin/cargo-deny
 
-.PHONY: help deps build release check test demo bench clean
+.PHONY: help deps build release check test guest demo bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ check: deps $(CARGO_DENY) ## Formatting, lints, licences and sources of dependen
 
 test: deps ## All tests; those of the kernel need root, or user namespaces
 	$(CARGO) test --locked --workspace
+
+guest: deps ## The kernel's tests and labs on Debian's kernels 6.1 and 6.12, in guests without network
+	scripts/guest/run
 
 demo: deps ## Join two clusters on this machine and show who reaches whom
 	$(CARGO) build --locked --package strait

@@ -86,6 +86,8 @@ fn every_kind_of_change_is_told_with_the_link_s_name() {
         let append = "bridge fdb append 00:00:00:00:00:00 dev vx-submariner dst 192.0.2.9";
         told(&ns, &mut w, append, Event::Neighbour(vx())).await;
         told(&ns, &mut w, "ip link del vx-submariner", link(VXLAN)).await;
+        // Before 6.2 a link that is up keeps its name.
+        told(&ns, &mut w, "ip link set up1 down", link("up1")).await;
         told(&ns, &mut w, "ip link set up1 name renamed", link("renamed")).await;
         let renamed = Event::Address(Some("renamed".to_owned()));
         told(
