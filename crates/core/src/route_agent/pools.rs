@@ -50,6 +50,7 @@ impl State {
             })
             .map(|(name, _)| ObjectChange::Delete(key(name)))
             .collect();
+        let others = Others::of(there);
         let gone: BTreeSet<String> = changes.iter().map(|c| c.key().name.clone()).collect();
         for (name, cidr) in wanted.iter().filter(|(name, _)| !gone.contains(*name)) {
             let pool = IpPool::remote(*cidr);
@@ -59,7 +60,7 @@ impl State {
                     let object = pool.object(name, Some(&entry.object));
                     changes.push(ObjectChange::Put(object));
                 }
-                None => match in_the_way(there, name, &pool) {
+                None => match others.way(name, &pool) {
                     Way::Free => changes.push(ObjectChange::Put(pool.object(name, None))),
                     Way::Served => {}
                     Way::Blocked(why) => problems.push(why),
@@ -93,7 +94,13 @@ fn wanted(remotes: &[Remote<'_>]) -> BTreeMap<String, Ipv4Net> {
     wanted
 }
 
-/// What others' pools leave of the place for one of ours.
+/// Others' pools.
+struct Others<'a> {
+    names: BTreeSet<&'a str>,
+    pools: Vec<(&'a str, &'a IpPool)>,
+}
+
+/// What they leave of the place for one of ours.
 enum Way {
     Free,
     /// Another's pool does what ours would.
@@ -101,24 +108,36 @@ enum Way {
     Blocked(String),
 }
 
-fn in_the_way(there: &Source<Entry<IpPool>>, name: &str, pool: &IpPool) -> Way {
-    let foreign = || there.iter().filter(|(_, entry)| !entry.object.is_ours());
-    let pools = || foreign().filter_map(|(name, e)| Some((name, e.parsed.as_ref().ok()?)));
-    let serves =
-        |other: &IpPool| other.cidr.contains(&pool.cidr) && other.disabled && !other.nat_outgoing;
-    if pools().any(|(_, other)| serves(other)) {
-        Way::Served
-    } else if foreign().any(|(other, _)| other == name) {
-        Way::Blocked(format!(
-            "{name}: somebody else has a pool of that name, which is not touched: remove it"
-        ))
-    } else if let Some((other, theirs)) = pools().find(|(_, p)| overlap(&p.cidr, &pool.cidr)) {
-        Way::Blocked(format!(
-            "{name}: it would overlap pool {other} ({}): pods of both clusters may have the same address",
-            theirs.cidr
-        ))
-    } else {
-        Way::Free
+impl<'a> Others<'a> {
+    fn of(there: &'a Source<Entry<IpPool>>) -> Self {
+        let foreign = || there.iter().filter(|(_, entry)| !entry.object.is_ours());
+        let pool =
+            |(name, entry): (&'a str, &'a Entry<IpPool>)| Some((name, entry.parsed.as_ref().ok()?));
+        Self {
+            names: foreign().map(|(name, _)| name).collect(),
+            pools: foreign().filter_map(pool).collect(),
+        }
+    }
+
+    fn way(&self, name: &str, pool: &IpPool) -> Way {
+        let serves = |other: &IpPool| {
+            other.cidr.contains(&pool.cidr) && other.disabled && !other.nat_outgoing
+        };
+        let overlaps = |other: &IpPool| overlap(&other.cidr, &pool.cidr);
+        if self.pools.iter().any(|(_, other)| serves(other)) {
+            Way::Served
+        } else if self.names.contains(name) {
+            Way::Blocked(format!(
+                "{name}: somebody else has a pool of that name, which is not touched: remove it"
+            ))
+        } else if let Some((other, theirs)) = self.pools.iter().find(|(_, p)| overlaps(p)) {
+            Way::Blocked(format!(
+                "{name}: it would overlap pool {other} ({}): pods of both clusters may have the same address",
+                theirs.cidr
+            ))
+        } else {
+            Way::Free
+        }
     }
 }
 

@@ -112,7 +112,7 @@ fn nothing_is_done_elsewhere_or_before_all_is_known_or_where_calico_is_not() {
     let mut unknown = State::new(settings(GATEWAY));
     unknown.apply(Input::Nodes(nodes()), at(0));
     unknown.apply(Input::Agents(agents()), at(0));
-    let host = std::sync::Arc::new(host_with_cni("172.30.1.11", "10.1.1.1"));
+    let host = Arc::new(host_with_cni("172.30.1.11", "10.1.1.1"));
     unknown.apply(Input::Host(host), at(0));
     let left = There::from([{
         let (name, mut left) = foreign(WEST[0], &json!({"cidr": "10.102.0.0/16"}));
