@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ipnet::IpNet;
+pub use objects::uninstalled;
 pub use plan::{Plan, tell};
 use strait_api::names::{CABLE_VXLAN, CABLE_VXLAN_6, LINK_ALIAS};
 use strait_api::{Cluster, ClusterId, Endpoint, Node, Object, ObjectKey};

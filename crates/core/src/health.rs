@@ -30,12 +30,30 @@ use crate::remote::Remote;
 pub struct Target {
     /// Name of the Endpoint that publishes it.
     pub endpoint: String,
-    /// The family; the address is of it.
+    /// The family; the addresses are of it.
     pub family: Family,
     /// The Endpoint's cluster.
     pub cluster: ClusterId,
     /// The address.
     pub address: IpAddr,
+    /// The address of this host to ping from; `None` leaves it to the route.
+    pub source: Option<IpAddr>,
+    /// Which way is tried.
+    pub way: Way,
+}
+
+/// Which way a ping and its answer take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Way {
+    /// To another cluster, as traffic goes.
+    Cluster,
+    /// To this cluster's gateway over the nodes' VXLAN, and back over it.
+    Tunnel,
+    /// To this cluster's gateway over the nodes' VXLAN, and back by the CNI: as this node's traffic with other clusters.
+    Round,
+    /// To this cluster's gateway by the CNI, and back by it.
+    Cni,
 }
 
 /// What is known of a target.
@@ -56,12 +74,15 @@ pub struct Report {
 /// What is known of all targets.
 pub type Results = BTreeMap<Target, Report>;
 
-/// One condition for each of these targets that is in error.
+/// One condition for each of these targets in other clusters that is in error.
 pub(crate) fn conditions<'a>(
     targets: &'a BTreeSet<Target>,
     results: &'a Results,
 ) -> impl Iterator<Item = Condition> + 'a {
-    let reports = targets.iter().filter_map(|t| Some((t, results.get(t)?)));
+    let reports = targets
+        .iter()
+        .filter(|target| target.way == Way::Cluster)
+        .filter_map(|t| Some((t, results.get(t)?)));
     reports
         .filter(|(_, report)| report.status == ConnectionStatus::Error)
         .map(|(target, report)| {
@@ -76,8 +97,31 @@ pub(crate) fn conditions<'a>(
 /// How targets are pinged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// Time between two pings of a target. Until the first reply it is shorter: 1 s at first, doubled each time.
+    /// Those in other clusters.
+    pub clusters: Pace,
+    /// This cluster's gateway.
+    pub gateway: Pace,
+}
+
+impl Settings {
+    /// How a way is tried.
+    #[must_use]
+    pub fn pace(&self, way: Way) -> &Pace {
+        match way {
+            Way::Cluster => &self.clusters,
+            Way::Tunnel | Way::Round | Way::Cni => &self.gateway,
+        }
+    }
+}
+
+/// How often one target is pinged, and what its losses mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// Time between two pings while they are answered.
     pub interval: Duration,
+    /// Time between two pings while they are not, if it is not the interval. Without, it is shorter until the first
+    /// reply: 1 s at first, doubled each time.
+    pub retry: Option<Duration>,
     /// A target is in error when more than so many pings in a row are lost.
     pub max_losses: u32,
 }
@@ -87,6 +131,8 @@ pub struct Settings {
 pub struct Ping {
     /// Where to.
     pub to: IpAddr,
+    /// Where from, if that is not left to the route.
+    pub from: Option<IpAddr>,
     /// Which one it is; the reply must carry it.
     pub token: u64,
 }
@@ -130,6 +176,8 @@ pub fn target(remote: &Remote<'_>, family: Family) -> Option<Result<Target, Stri
         family,
         cluster: endpoint.cluster.clone(),
         address,
+        source: None,
+        way: Way::Cluster,
     }))
 }
 

@@ -4,6 +4,7 @@
 //! gives everything that the agent owns on the host, what it says of itself, and what is not as it should be.
 
 mod accepts;
+mod before;
 mod firewall;
 pub mod flows;
 mod health;
@@ -11,6 +12,7 @@ mod nft;
 mod plan;
 mod pools;
 mod routes;
+mod selftest;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -19,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use before::set_back;
 use ipnet::IpNet;
 pub use plan::{Plan, tell};
 use strait_api::names::{LINK_ALIAS, NFT_TABLE, NODE_VXLAN, NODE_VXLAN_6, ROUTE_PROTOCOL};
@@ -53,6 +56,8 @@ pub struct Settings {
     pub service_cidrs: Vec<IpNet>,
     /// Whether other clusters' gateways are pinged.
     pub health_check: bool,
+    /// Whether a worker pings its own cluster's gateway too, if others are.
+    pub self_test: bool,
     /// Version of the software, for the RouteAgent object.
     pub version: String,
 }
@@ -77,6 +82,8 @@ pub enum Input {
     Host(Arc<Host>),
     /// What filters packets on this host, and what our rules have counted.
     Filtering(Filtering),
+    /// Whether this process holds the lock that a gateway holds as long as it runs.
+    GatewayLock(bool),
     /// Time has passed.
     Tick,
 }
@@ -92,6 +99,10 @@ pub struct State {
     health: Results,
     host: Option<Arc<Host>>,
     firewall: firewall::Firewall,
+    self_test: selftest::SelfTest,
+    before: before::Before,
+    /// Whether we hold the gateway's lock: none runs here.
+    locked: bool,
     /// The active gateway, kept for a while after it is gone.
     gateway: Option<Endpoint>,
     gateway_lost: Option<Time>,
@@ -110,6 +121,9 @@ impl State {
             health: Results::default(),
             host: None,
             firewall: firewall::Firewall::default(),
+            self_test: selftest::SelfTest::default(),
+            before: before::Before::default(),
+            locked: false,
             gateway: None,
             gateway_lost: None,
         }
@@ -128,9 +142,19 @@ impl Machine for State {
             Input::Pools(Some(event)) => self.pools.there.apply(event, now),
             Input::Pools(None) => self.pools = pools::Pools::default(),
             Input::PoolFailures(failures) => self.pools.failures = failures,
-            Input::Health(results) => self.health = results,
-            Input::Host(host) => self.host = Some(host),
+            Input::Health(results) => {
+                self.self_test.apply(&results, now);
+                self.health = results;
+            }
+            Input::Host(host) => {
+                self.before.observe(&host);
+                if let Some(wanted) = self.foreign_sysctls_wanted(&host) {
+                    self.before.want(&wanted, now);
+                }
+                self.host = Some(host);
+            }
             Input::Filtering(seen) => self.firewall.apply(seen, now),
+            Input::GatewayLock(held) => self.locked = held,
             Input::Tick => {}
         }
         self.endpoints.tick(now);
@@ -138,6 +162,8 @@ impl Machine for State {
         self.agents.tick(now);
         self.pools.there.tick(now);
         self.firewall.tick(now);
+        self.self_test.tick(now);
+        self.before.tick(now);
         self.follow_gateway(now);
     }
 
@@ -153,6 +179,8 @@ impl Machine for State {
             .chain([
                 self.gateway_lost.map(|lost| lost + GATEWAY_GRACE),
                 self.firewall.deadline(),
+                self.self_test.deadline(),
+                self.before.deadline(),
             ])
             .flatten()
             .min()

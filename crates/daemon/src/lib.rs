@@ -1,6 +1,6 @@
 //! What every process of Strait shares: [`settings`] from the environment and flags, [`logs`], [`readiness`] and
 //! [`metrics`] behind one small [`http`] server, clients of the Kubernetes API that outlive it being away ([`kube`]),
-//! pings ([`ping`]), and an orderly end ([`drain`]).
+//! pings ([`ping`]), an orderly end ([`drain`]), and the removal of all that there is ([`uninstall`]).
 //!
 //! Nothing here decides anything about networking.
 
@@ -9,6 +9,7 @@ pub mod engine;
 pub mod events;
 pub mod http;
 pub mod kube;
+pub mod lock;
 pub mod logs;
 pub mod member;
 pub mod metrics;
@@ -17,6 +18,7 @@ pub mod ping;
 pub mod readiness;
 mod secret;
 pub mod settings;
+pub mod uninstall;
 pub mod writer;
 
 pub use drain::Drain;

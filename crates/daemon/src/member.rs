@@ -91,10 +91,7 @@ impl Member {
                 "overlapping networks are not supported yet",
             )),
         };
-        let hostname = match nix::unistd::gethostname().map(std::ffi::OsString::into_string) {
-            Ok(Ok(name)) if !name.is_empty() => Ok(name),
-            _ => Err(s.note("NODE_NAME", "the host name can't be read")),
-        };
+        let hostname = hostname().ok_or_else(|| s.note("NODE_NAME", "the host name can't be read"));
         global?;
         Ok(Self {
             node: node?,
@@ -105,6 +102,13 @@ impl Member {
             service_cidrs: service_cidrs?,
         })
     }
+}
+
+/// The host's name.
+#[must_use]
+pub fn hostname() -> Option<String> {
+    let name = nix::unistd::gethostname().ok()?.into_string().ok()?;
+    Some(name).filter(|name| !name.is_empty())
 }
 
 fn prefix(text: &str) -> Result<IpNet, String> {

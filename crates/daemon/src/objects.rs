@@ -230,6 +230,16 @@ pub async fn delete_marked(client: &Client, kind: Kind) -> Result<Vec<ObjectKey>
     Ok(removed.left().iter().flatten().map(key).collect())
 }
 
+/// All objects of a kind in a namespace.
+///
+/// # Errors
+/// What the server says.
+pub async fn list(client: &Client, kind: Kind, namespace: &str) -> Result<Vec<Object>, Error> {
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &kind.resource());
+    let list = api.list(&ListParams::default()).await?;
+    Ok(list.items.iter().map(|o| Object::read(kind, o)).collect())
+}
+
 fn api(client: &Client, key: &ObjectKey) -> Api<DynamicObject> {
     let resource = key.kind.resource();
     if key.namespace.is_empty() {

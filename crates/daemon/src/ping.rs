@@ -16,14 +16,14 @@ use std::time::{Duration, Instant};
 
 use strait_api::gateway::ConnectionStatus;
 use strait_core::Time;
-use strait_core::health::{Checker, Report, Results, Settings, Target};
+use strait_core::health::{Checker, Report, Results, Settings, Target, Way};
 use strait_host::Family;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 
 use crate::Metrics;
 use gauges::Gauges;
-pub use settings::{HEALTH, HealthSettings};
+pub use settings::{HEALTH, HealthSettings, SELF_TEST};
 use socket::Sockets;
 
 /// Changes of status come in bursts: this is the least time between two results.
@@ -153,7 +153,7 @@ impl<I> Driver<I> {
                 .get(target)
                 .is_some_and(|report: &Report| report.status == ConnectionStatus::Connected)
         };
-        for target in results.keys() {
+        for target in results.keys().filter(|t| t.way == Way::Cluster) {
             if connected(&results, target) && !connected(&self.told, target) {
                 let (cluster, address) = (&target.cluster, target.address);
                 tracing::info!(%cluster, %address, "the other cluster's gateway answers pings");

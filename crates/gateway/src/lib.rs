@@ -5,6 +5,7 @@ pub mod inputs;
 mod run;
 pub mod settings;
 mod status;
+mod uninstall;
 
 pub use run::run;
 pub use settings::command;

@@ -14,11 +14,11 @@ use strait_daemon::http::Admin;
 use strait_daemon::kube::{broker_client, cluster_client};
 use strait_daemon::objects::Annotations;
 use strait_daemon::writer::{self, Report};
-use strait_daemon::{Drain, Heartbeat, Metrics, Readiness, ping};
+use strait_daemon::{Drain, Heartbeat, Metrics, Readiness, lock, ping};
 use tokio::sync::{mpsc, watch};
 
 use crate::settings::Configuration;
-use crate::{inputs, status};
+use crate::{inputs, status, uninstall};
 
 /// How many inputs wait for the main loop before the watches wait.
 const QUEUE: usize = 1024;
@@ -32,6 +32,9 @@ const HEALTH_REFRESH: Duration = Duration::from_secs(5);
 /// # Errors
 /// Wrong settings, or a kernel without netlink; never the absence of an API server, of the broker or of a route.
 pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
+    if uninstall::is_asked(matches) {
+        return uninstall::run(matches).await;
+    }
     let configuration = Configuration::read(matches)?;
     let drain = Drain::on_signals().context("signals can't be received")?;
     let metrics = Metrics::new("gateway");
@@ -87,6 +90,8 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
         local: writer("cluster", cluster),
         broker: writer("broker", broker),
     };
+    // Before anything is in the kernel, lest the route agent take it for what a dead gateway left.
+    lock::hold().await;
     Engine::new(
         State::new(configuration.core),
         owner(),

@@ -16,7 +16,7 @@ use strait_daemon::{Setting, Settings, SettingsError, http, logs};
 const HEALTH_UNIT: Duration = Duration::from_secs(1);
 
 /// The settings of the gateway, beside those of every process.
-pub static TABLE: [Setting; 21] = [
+pub static TABLE: [Setting; 22] = [
     MEMBER[0],
     MEMBER[1],
     MEMBER[2],
@@ -38,6 +38,12 @@ pub static TABLE: [Setting; 21] = [
     Setting::new(
         "SUBMARINER_NATENABLED",
         "Whether there may be a NAT in front of this gateway; a VXLAN cable can't pass one",
+        "true or false",
+    )
+    .default("false"),
+    Setting::new(
+        "SUBMARINER_UNINSTALL",
+        "Remove all that the gateway put on this node, into the cluster's API and onto the broker, say what, and end",
         "true or false",
     )
     .default("false"),
@@ -65,10 +71,11 @@ pub fn command() -> Command {
     settings_command("gateway", "Joins this cluster to the others of its clusterset", &TABLE).after_help(
         "Runs on the node labelled submariner.io/gateway=true, as root or with CAP_NET_ADMIN and CAP_NET_RAW, in the \
          host's network namespace. One gateway per cluster.\n\n\
-         Example:\n  \
+         Examples:\n  \
          NODE_NAME=gateway-1 SUBMARINER_CLUSTERID=east SUBMARINER_CLUSTERCIDR=10.42.0.0/16 \\\n    \
          SUBMARINER_SERVICECIDR=10.43.0.0/16 BROKER_K8S_APISERVER=broker.example.com:6443 \\\n    \
-         BROKER_K8S_REMOTENAMESPACE=submariner-k8s-broker BROKER_K8S_APISERVERTOKEN=… strait gateway",
+         BROKER_K8S_REMOTENAMESPACE=submariner-k8s-broker BROKER_K8S_APISERVERTOKEN=… strait gateway\n  \
+         strait gateway --submariner-uninstall true   remove all of it from this node",
     )
 }
 

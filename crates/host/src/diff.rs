@@ -63,6 +63,7 @@ pub fn diff(host: &Host, wanted: &Wanted, owner: &Owner) -> Difference {
     let mut d = Difference::default();
     let mut removals = Vec::new();
     let links = links(host, wanted, owner, &mut d.conflicts, &mut removals);
+    removals.extend(reaped(host, wanted, owner));
     let gone = recreated(&links);
     let routes = routes(host, wanted, owner, &gone, &mut d.conflicts, &mut removals);
     addresses(host, wanted, owner, &gone, &mut d.changes, &mut removals);
@@ -187,6 +188,20 @@ fn links(
         }
     }
     changes
+}
+
+/// Links of another owner with our mark, that go.
+fn reaped<'a>(
+    host: &'a Host,
+    wanted: &'a Wanted,
+    owner: &'a Owner,
+) -> impl Iterator<Item = Change> + 'a {
+    let marked = |name: &&String| {
+        let alias = host.links.get(*name).and_then(|l| l.alias.as_ref());
+        alias == Some(&owner.alias) && !owner.links.contains(*name)
+    };
+    let names = wanted.reaped.iter().filter(marked);
+    names.cloned().map(Change::RemoveLink)
 }
 
 /// Our name, network identifier and port under another mark: left by a predecessor.

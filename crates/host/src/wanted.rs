@@ -34,6 +34,8 @@ impl<T> Owned<T> {
 pub struct Wanted {
     /// Links by name; each carries the owner's alias.
     pub links: Owned<BTreeMap<String, Link>>,
+    /// Links with the owner's alias that another owner has left, and that go too.
+    pub reaped: BTreeSet<String>,
     /// Addresses on owned links.
     pub addresses: Owned<BTreeSet<Address>>,
     /// Permanent neighbours on owned links.
@@ -48,7 +50,7 @@ pub struct Wanted {
     pub routes: Owned<BTreeSet<Route>>,
     /// Policy rules with the owner's protocol.
     pub rules: Owned<BTreeSet<Rule>>,
-    /// Sysctls by path below `/proc/sys`, where the path exists. Nothing is set back when one is no longer wanted.
+    /// Sysctls by path below `/proc/sys`, where the path exists. Nothing is set back by itself when one is no longer wanted.
     pub sysctls: BTreeMap<String, String>,
     /// Links whose reverse-path filter must not be strict: where the effective value (the larger of `all`'s and
     /// the link's) is 1, the link's becomes 2; 0 and 2 are left alone.
@@ -61,6 +63,7 @@ impl Wanted {
     pub fn nothing() -> Self {
         Self {
             links: Owned::Set(BTreeMap::new()),
+            reaped: BTreeSet::new(),
             addresses: Owned::Set(BTreeSet::new()),
             neighbours: Owned::Set(BTreeSet::new()),
             fdb: Owned::Set(BTreeSet::new()),

@@ -259,6 +259,7 @@ prop_compose! {
             rules: Owned::Set(rules),
             sysctls: BTreeMap::from([("net/ipv4/conf/vx0/forwarding".into(), "1".into())]),
             loose_reverse_path: if loose { ["eth0".to_owned()].into() } else { BTreeSet::new() },
+            reaped: BTreeSet::new(),
             links: Owned::Set(links),
         }
     }
@@ -574,4 +575,26 @@ fn accept_rules_go_into_chains_that_are_there_and_come_back_to_their_place() {
         "kept"
     );
     assert_eq!(diff(&host, &want(&[]), &owner()).changes, set(vec![]));
+}
+
+#[test]
+fn what_another_owner_left_goes_only_if_it_is_named_and_carries_the_mark() {
+    let marked = Link {
+        alias: Some("strait".into()),
+        ..other_link()
+    };
+    let mut host = Host::default();
+    for (name, link) in [
+        ("cable0", marked.clone()),
+        ("cable1", other_link()),
+        ("cable2", marked),
+    ] {
+        host.links.insert(name.into(), link);
+    }
+    let wanted = Wanted {
+        reaped: ["cable0", "cable1", "gone"].map(str::to_owned).into(),
+        ..Wanted::default()
+    };
+    let changes = diff(&host, &wanted, &owner()).changes;
+    assert_eq!(changes, [Change::RemoveLink("cable0".into())]);
 }

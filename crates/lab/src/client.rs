@@ -278,6 +278,19 @@ impl Lab {
         })
     }
 
+    /// Runs an agent's program once more, with its environment and these variables, until it ends; gives what it printed.
+    ///
+    /// # Errors
+    /// When there is none, or it does not end with status 0: what it printed.
+    pub fn run(&self, place: &str, role: Role, environment: &[(&str, &str)]) -> Result<String> {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        self.ask(&Request::Run {
+            place: place.to_owned(),
+            role,
+            environment: environment.iter().map(owned).collect(),
+        })
+    }
+
     /// A page of an agent, such as `/metrics`.
     ///
     /// # Errors

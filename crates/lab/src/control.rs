@@ -35,6 +35,12 @@ pub(crate) enum Request {
         place: String,
         role: Role,
     },
+    /// An agent's program once more, with its environment and these variables; the answer is what it printed.
+    Run {
+        place: String,
+        role: Role,
+        environment: Vec<(String, String)>,
+    },
     /// The body of an agent's page, such as `/metrics`.
     Get {
         place: String,

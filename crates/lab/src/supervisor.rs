@@ -20,7 +20,7 @@ use strait_host::Family;
 
 use crate::control::{Answer, CniChange, Request, Status};
 use crate::process::{Processes, Role};
-use crate::sandbox::Order;
+use crate::sandbox::{Order, SELF};
 use crate::state::{ALL_INSIDE, INSIDE};
 use crate::topology::{Cluster, Node, POD_PORT, Topology};
 use crate::{build, cni, netns, objects, probe, process};
@@ -202,6 +202,26 @@ impl Lab {
         let environment = self.environment(node, role)?;
         self.processes
             .start(&node.name, role, &[&role.to_string()], &environment)
+    }
+
+    /// Runs an agent's program once more, until it ends.
+    fn run(&self, place: &str, role: Role, more: Vec<(String, String)>) -> Result<String> {
+        let mut environment = self.environment(self.topology.node(place)?.1, role)?;
+        environment.extend(more);
+        let mut command = netns::command(place, SELF)?;
+        let output = command
+            .arg(role.to_string())
+            .env_clear()
+            .envs(environment)
+            .output()?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (printed, errors) = (text(&output.stdout), text(&output.stderr));
+        let status = output.status;
+        ensure!(
+            status.success(),
+            "{role} on {place}: {status}: {printed}{errors}"
+        );
+        Ok(printed)
     }
 
     fn environment(&self, node: &Node, role: Role) -> Result<Vec<(String, String)>> {
@@ -430,6 +450,14 @@ impl Lab {
                 self.known(&place, role)?;
                 self.processes.stop(&place, role, Signal::SIGKILL)?;
                 Ok(Value::Null)
+            }
+            Request::Run {
+                place,
+                role,
+                environment,
+            } => {
+                self.known(&place, role)?;
+                Ok(Value::String(self.run(&place, role, environment)?))
             }
             Request::Get { place, role, path } => {
                 self.known(&place, role)?;

@@ -4,6 +4,7 @@ mod firewall;
 mod flows;
 pub mod inputs;
 mod pools;
+mod reap;
 mod run;
 pub mod settings;
 mod show;

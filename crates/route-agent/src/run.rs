@@ -16,6 +16,7 @@ use strait_daemon::{Drain, Heartbeat, Metrics, Readiness, ping};
 use strait_host::Change;
 use tokio::sync::watch;
 
+use crate::reap::{self, Reaping};
 use crate::settings::Configuration;
 use crate::{firewall, flows, inputs, pools, status, uninstall};
 
@@ -57,6 +58,7 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     firewall::start(configuration.verify, sender.clone(), metrics.clone());
     let mut agent = Agent {
         pools: pools::start(&client, &sender, metrics.clone()),
+        reap: reap::start(sender.clone()),
         health: ping::start(
             configuration.health.pings,
             HEALTH_REFRESH,
@@ -87,6 +89,7 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
 
 struct Agent {
     pools: pools::Pools,
+    reap: watch::Sender<Reaping>,
     health: watch::Sender<BTreeSet<Target>>,
     status: watch::Sender<Option<strait_api::Object>>,
     flows: watch::Sender<Option<FlowRules>>,
@@ -111,6 +114,13 @@ impl Agent {
         replace(&self.health, plan.health);
         replace(&self.pools.keeps, plan.keeps_pools);
         replace(&self.pools.changes, plan.pools);
+        replace(
+            &self.reap,
+            Reaping {
+                wanted: !plan.dead_cables.is_empty(),
+                counted_on: plan.locked,
+            },
+        );
         let new_rules = outcome.made.iter().any(|c| matches!(c, Change::Nft(_)));
         if new_rules || *self.flows.borrow() != plan.flows {
             self.flows.send_replace(plan.flows);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{ArgMatches, Command};
 use strait_core::route_agent;
 use strait_daemon::member::{MEMBER, Member};
-use strait_daemon::ping::{HEALTH, HealthSettings};
+use strait_daemon::ping::{HEALTH, HealthSettings, SELF_TEST};
 use strait_daemon::settings::command as settings_command;
 use strait_daemon::{Setting, Settings, SettingsError, http, logs};
 
@@ -15,7 +15,7 @@ use strait_daemon::{Setting, Settings, SettingsError, http, logs};
 const HEALTH_UNIT: Duration = Duration::from_secs(60);
 
 /// The settings of the route agent, beside those of every process.
-pub static TABLE: [Setting; 14] = [
+pub static TABLE: [Setting; 15] = [
     MEMBER[0],
     MEMBER[1],
     MEMBER[2],
@@ -39,6 +39,7 @@ pub static TABLE: [Setting; 14] = [
     HEALTH[1],
     HEALTH[2],
     HEALTH[3],
+    SELF_TEST,
     http::port("32782"),
 ];
 
@@ -91,7 +92,8 @@ impl Configuration {
         if verify.is_ok_and(|v| v.is_zero()) {
             let _ = s.note("STRAIT_VERIFY_INTERVAL", "is zero");
         }
-        let health = HealthSettings::read(&mut s, HEALTH_UNIT);
+        let health = HealthSettings::read(&mut s, HEALTH_UNIT)
+            .and_then(|health| health.read_self_test(&mut s));
         s.log();
         s.finish(|| {
             let (member, health) = (member?, health?);
@@ -104,6 +106,7 @@ impl Configuration {
                     cluster_cidrs: member.cluster_cidrs,
                     service_cidrs: member.service_cidrs,
                     health_check: health.enabled,
+                    self_test: health.self_test,
                     version: env!("CARGO_PKG_VERSION").to_owned(),
                 },
                 kubeconfig: kubeconfig?,

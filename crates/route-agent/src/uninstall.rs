@@ -3,16 +3,13 @@
 use std::io::Write;
 use std::time::Duration;
 
-use anyhow::Context;
 use clap::ArgMatches;
 use strait_api::names::NAMESPACE;
 use strait_api::{Kind, ObjectKey};
-use strait_core::route_agent::owner;
+use strait_core::route_agent::{owner, set_back};
 use strait_daemon::kube::cluster_client;
 use strait_daemon::objects::{delete, delete_marked};
-use strait_daemon::{Settings, logs};
-use strait_host::{Change, Wanted};
-use strait_kernel::{Kernel, Reconciler};
+use strait_daemon::{Settings, logs, uninstall};
 use tokio::time::timeout;
 
 use crate::settings::TABLE;
@@ -22,9 +19,7 @@ const API_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Whether `SUBMARINER_UNINSTALL` or its flag asks for it. Nothing else needs to be set, or right.
 pub(crate) fn is_asked(matches: &ArgMatches) -> bool {
-    Settings::read(matches, &TABLE)
-        .bool("SUBMARINER_UNINSTALL")
-        .unwrap_or(false)
+    uninstall::is_asked(&mut Settings::read(matches, &TABLE))
 }
 
 /// Removes the node's state, says what it removed, then removes the RouteAgent object and Calico's IPPools for remote
@@ -35,14 +30,15 @@ pub(crate) fn is_asked(matches: &ArgMatches) -> bool {
 pub(crate) async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     let mut settings = Settings::read(matches, &TABLE);
     logs::init(&mut settings);
-    let removed = clean().await?;
+    let (done, outcome) = uninstall::clean(owner(), set_back).await;
     let mut out = std::io::stdout().lock();
-    for change in &removed {
-        writeln!(out, "removed {}", change.subject())?;
+    for line in &done {
+        writeln!(out, "{line}")?;
     }
-    if removed.is_empty() {
+    if done.is_empty() && outcome.is_ok() {
         writeln!(out, "nothing of the route agent was there")?;
     }
+    outcome?;
     let node = settings.raw("NODE_NAME").filter(|n| !n.is_empty());
     let Some(node) = node else { return Ok(()) };
     let key = ObjectKey {
@@ -87,21 +83,4 @@ pub(crate) async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-async fn clean() -> anyhow::Result<Vec<Change>> {
-    let mut reconciler = Reconciler::new(Kernel::connect().await.context("netlink")?, owner());
-    reconciler.observe().await.context("the kernel's state")?;
-    let outcome = reconciler.make(&Wanted::nothing()).await;
-    let failures: Vec<String> = outcome
-        .failures
-        .iter()
-        .map(|f| format!("{}: {}", f.change.subject(), f.error))
-        .collect();
-    anyhow::ensure!(
-        failures.is_empty(),
-        "not all could be removed: {}",
-        failures.join("; ")
-    );
-    Ok(outcome.made)
 }

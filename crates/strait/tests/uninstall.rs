@@ -8,6 +8,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{binary, joined};
+use serde_json::Value;
 use strait_lab::{Families, Lab, Options, Role};
 
 /// Everything on a node that an agent could have left, as foreign tools show it.
@@ -49,6 +50,53 @@ fn foreign_tables(lab: &Lab, node: &str) -> String {
         .join("\n")
 }
 
+const ASKED: [(&str, &str); 1] = [("SUBMARINER_UNINSTALL", "true")];
+/// Not a measurement: a bound that only a hang can break.
+const BOUND: Duration = Duration::from_secs(10);
+
+/// Runs an uninstallation as Submariner's operator does, and gives what it said.
+fn uninstall(lab: &Lab, node: &str, role: Role) -> String {
+    let begun = Instant::now();
+    let said = lab.run(node, role, &ASKED).expect("it succeeds");
+    assert!(begun.elapsed() < BOUND, "{:?}", begun.elapsed());
+    said
+}
+
+/// The reverse-path filter of a node's links, as far as it was set when it booted, as sysctl shows it.
+fn filters(lab: &Lab, node: &str) -> Vec<String> {
+    let shown = lab.exec(node, &["sysctl", "-a", "-r", r"ipv4\.conf\..*\.rp_filter"]);
+    let shown = shown.expect("sysctl");
+    let others = ["vx-submariner", "vxlan-tunnel", ".lo.", "churn"];
+    shown
+        .lines()
+        .filter(|line| !others.iter().any(|name| line.contains(name)))
+        .map(str::to_owned)
+        .collect()
+}
+
+fn path(kind: &str) -> String {
+    format!("/apis/submariner.io/v1/namespaces/submariner-operator/{kind}")
+}
+
+/// Names of a server's objects.
+fn names(lab: &Lab, server: &str, path: &str) -> Vec<String> {
+    let list = lab.api(server, "GET", path, &Value::Null).expect("a list");
+    let items = list["items"].as_array().expect("items").iter();
+    items
+        .map(|o| o["metadata"]["name"].as_str().expect("a name").to_owned())
+        .collect()
+}
+
+fn small(purpose: &str) -> Lab {
+    joined(
+        purpose,
+        Options {
+            nodes: 2,
+            ..Options::default()
+        },
+    )
+}
+
 #[test]
 fn uninstalling_removes_all_that_is_ours_says_so_and_leaves_the_rest() {
     let lab = joined(
@@ -59,35 +107,172 @@ fn uninstalling_removes_all_that_is_ours_says_so_and_leaves_the_rest() {
             ..Options::default()
         },
     );
-    let binary = binary().to_str().expect("a path");
-    for node in ["east-1", "east-2", "west-1", "west-2"] {
+    let nodes = ["east-1", "east-2", "west-1", "west-2"];
+    for node in nodes {
+        assert!(filters(&lab, node).iter().any(|line| line.ends_with("= 2")));
+        // What was before outlives the process that changed it.
+        lab.kill(node, Role::RouteAgent).expect("it ends");
+        lab.restart(node, Role::RouteAgent).expect("it starts");
+    }
+    lab.wait_until_joined(Duration::from_secs(30))
+        .expect("all is well again");
+    for node in nodes {
         let before = foreign_tables(&lab, node);
         assert!(
             !before.is_empty() && !leftovers(&lab, node).is_empty(),
             "{node} has both before"
         );
         lab.kill(node, Role::RouteAgent).expect("it ends");
-        let uninstall = [binary, "route-agent", "--submariner-uninstall", "true"];
-        let begun = Instant::now();
-        let said = lab.exec(node, &uninstall).expect("it succeeds");
-        let took = begun.elapsed();
+        let said = uninstall(&lab, node, Role::RouteAgent);
         for part in [
+            "set sysctl net/ipv4/conf/eth0/rp_filter back to 1",
             "removed link vx-submariner",
             "removed route",
             "removed nftables table",
+            &format!("removed RouteAgent submariner-operator/{node}"),
         ] {
             assert!(said.contains(part), "{node}: no '{part}' in: {said}");
         }
         assert_eq!(leftovers(&lab, node), Vec::<String>::new(), "{node}");
         assert_eq!(foreign_tables(&lab, node), before, "{node}");
-        // Not a measurement: a bound that only a hang can break.
-        assert!(took < Duration::from_secs(10), "{node}: {took:?}");
-        let again = lab.exec(node, &uninstall).expect("it succeeds");
+        // The lab's nodes boot with a strict filter on every link.
+        let filters = filters(&lab, node);
+        assert!(filters.len() > 3);
+        assert!(filters.iter().all(|l| l.ends_with("= 1")), "{filters:#?}");
+        let again = uninstall(&lab, node, Role::RouteAgent);
         assert!(
             again.contains("nothing of the route agent was there"),
             "{again}"
         );
     }
+    assert_eq!(
+        names(&lab, "east", &path("routeagents")),
+        Vec::<String>::new()
+    );
+}
+
+#[test]
+fn what_others_put_in_place_of_ours_or_changed_since_stays() {
+    let lab = small("foreign");
+    let run = |command: &str| {
+        let words: Vec<&str> = command.split_whitespace().collect();
+        lab.exec("east-2", &words).expect("it runs")
+    };
+    lab.kill("east-2", Role::RouteAgent).expect("it ends");
+    run("ip link del vx-submariner");
+    run("ip link add vx-submariner type bridge");
+    run("sysctl -w net.ipv4.conf.eth0.rp_filter=0");
+    let said = uninstall(&lab, "east-2", Role::RouteAgent);
+    assert!(
+        said.contains("net/ipv4/conf/cni0/rp_filter back to 1"),
+        "{said}"
+    );
+    assert!(
+        !said.contains("vx-submariner") && !said.contains("eth0"),
+        "{said}"
+    );
+    assert!(run("ip -d link show vx-submariner").contains("bridge"));
+    assert_eq!(run("sysctl -n net.ipv4.conf.eth0.rp_filter").trim(), "0");
+    run("ip link del vx-submariner");
+    assert_eq!(leftovers(&lab, "east-2"), Vec::<String>::new());
+}
+
+#[test]
+fn a_node_is_cleaned_while_the_api_is_away_and_while_somebody_else_changes_things() {
+    let lab = small("away");
+    lab.kill("east-2", Role::RouteAgent).expect("it ends");
+    lab.kill("control-east", Role::Apiserver).expect("it ends");
+    let churn = "while :; do nft add table inet churn; nft delete table inet churn; \
+        ip link add churn0 type bridge; ip addr add 192.0.2.1/24 dev churn0; ip link del churn0; done";
+    let mut churn = lab
+        .command("east-2", ["timeout", "30", "sh", "-c", churn])
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("it starts");
+    std::thread::sleep(Duration::from_millis(200));
+    let said = uninstall(&lab, "east-2", Role::RouteAgent);
+    assert_eq!(churn.try_wait().expect("a child"), None, "it still goes on");
+    let _ = churn.kill();
+    let _ = churn.wait();
+    assert!(said.contains("removed link vx-submariner"), "{said}");
+    assert!(!said.contains("RouteAgent"), "{said}");
+    assert_eq!(leftovers(&lab, "east-2"), Vec::<String>::new());
+    assert!(
+        filters(&lab, "east-2")
+            .iter()
+            .all(|l| l.ends_with("= 1") || l.contains("churn"))
+    );
+}
+
+#[test]
+fn an_agent_that_still_runs_is_told_of() {
+    let lab = small("runs");
+    let error = lab.run("east-2", Role::RouteAgent, &ASKED).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("come back") && error.contains("removed route"),
+        "{error}"
+    );
+    lab.wait_until_joined(Duration::from_secs(30))
+        .expect("the agent has put all back");
+}
+
+#[test]
+fn uninstalling_a_gateway_removes_its_cable_and_what_it_published() {
+    let lab = joined(
+        "gateway",
+        Options {
+            nodes: 2,
+            families: Families::Dual,
+            ..Options::default()
+        },
+    );
+    let link = |name: &str| lab.exec("east-1", &["ip", "link", "show", name]).is_ok();
+    let brokers =
+        |kind: &str| format!("/apis/submariner.io/v1/namespaces/submariner-k8s-broker/{kind}");
+    assert!(link("vxlan-tunnel") && link("vxlan-tunnel-6"));
+    for role in [Role::RouteAgent, Role::Gateway] {
+        lab.kill("east-1", role).expect("it ends");
+    }
+    // The route agent leaves the gateway's, and the gateway what is none of its.
+    let said = uninstall(&lab, "east-1", Role::RouteAgent);
+    assert!(
+        !said.contains("vxlan-tunnel") && link("vxlan-tunnel"),
+        "{said}"
+    );
+    let said = uninstall(&lab, "east-1", Role::Gateway);
+    for part in [
+        "removed link vxlan-tunnel\n",
+        "removed link vxlan-tunnel-6\n",
+        "removed Gateway submariner-operator/east-1 from the cluster",
+        "removed Endpoint submariner-operator/east-",
+        "removed Endpoint submariner-operator/west-",
+        "removed Cluster submariner-operator/east from the cluster",
+        "removed Endpoint submariner-k8s-broker/east-",
+        "removed Cluster submariner-k8s-broker/east from the broker",
+    ] {
+        assert!(said.contains(part), "no '{part}' in: {said}");
+    }
+    assert!(!link("vxlan-tunnel") && !link("vxlan-tunnel-6"));
+    assert_eq!(leftovers(&lab, "east-1"), Vec::<String>::new());
+    for kind in ["gateways", "endpoints", "clusters"] {
+        assert_eq!(names(&lab, "east", &path(kind)), Vec::<String>::new());
+    }
+    // Other clusters' stay on the broker.
+    assert_eq!(names(&lab, "broker", &brokers("clusters")), ["west"]);
+    let endpoints = names(&lab, "broker", &brokers("endpoints"));
+    assert!(
+        endpoints.len() == 1 && endpoints[0].starts_with("west-"),
+        "{endpoints:?}"
+    );
+    let again = uninstall(&lab, "east-1", Role::Gateway);
+    assert_eq!(again, "nothing of the gateway was on this node\n");
+    // It comes back as it was.
+    for role in [Role::Gateway, Role::RouteAgent] {
+        lab.restart("east-1", role).expect("it starts");
+    }
+    lab.wait_until_joined(Duration::from_secs(30))
+        .expect("the clusters are joined again");
 }
 
 #[test]
@@ -101,11 +286,10 @@ fn an_agent_that_comes_back_after_an_uninstallation_sets_all_up_again() {
     );
     lab.kill("east-2", Role::RouteAgent).expect("it ends");
     let binary = binary().to_str().expect("a path");
-    lab.exec(
-        "east-2",
-        &[binary, "route-agent", "--submariner-uninstall", "true"],
-    )
-    .expect("it succeeds");
+    // By hand, without any other setting.
+    let by_hand = [binary, "route-agent", "--submariner-uninstall", "true"];
+    let said = lab.exec("east-2", &by_hand).expect("it succeeds");
+    assert!(said.contains("removed link vx-submariner"), "{said}");
     lab.restart("east-2", Role::RouteAgent).expect("it starts");
     lab.wait_until_joined(Duration::from_secs(30))
         .expect("the clusters are joined again");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use strait_api::names::LABEL_CLUSTER_ID;
-use strait_api::{ClusterId, Kind, Object};
+use strait_api::{ClusterId, Kind, Object, ObjectKey};
 
 use super::Written;
 use crate::{Entry, ObjectChange, Source};
@@ -102,6 +102,16 @@ pub(super) fn is_foreign_copy<T>(entry: &Entry<T>, own: &ClusterId) -> bool {
 /// Whether an object on the broker is this cluster's.
 pub(super) fn is_own_on_broker<T>(entry: &Entry<T>, own: &ClusterId) -> bool {
     label(&entry.object) == Some(own.as_str())
+}
+
+/// Which of a server's Clusters and Endpoints go when the gateway is uninstalled, in the order in which they should: in the
+/// cluster all, since nobody keeps the copies of others true any more; on the broker this cluster's.
+#[must_use]
+pub fn uninstalled(there: &[Object], own: Option<&ClusterId>) -> Vec<ObjectKey> {
+    let ours = |o: &&Object| own.is_none_or(|own| label(o) == Some(own.as_str()));
+    let gone = there.iter().filter(ours);
+    let changes = ordered(gone.map(|o| ObjectChange::Delete(o.key.clone())).collect());
+    changes.iter().map(|change| change.key().clone()).collect()
 }
 
 /// Text of prefixes, IPv4 first: the order is part of what libreswan peers agree on.

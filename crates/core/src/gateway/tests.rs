@@ -383,3 +383,30 @@ fn a_predecessors_endpoint_goes() {
             .any(|c| matches!(c, ObjectChange::Delete(key) if key.name == "east-cable"))
     );
 }
+
+#[test]
+fn an_uninstallation_removes_all_copies_here_and_on_the_broker_only_what_is_ours() {
+    let object = |kind, name: &str, label: Option<&str>| {
+        let mut object = Object::new(kind, "ns", name);
+        let label = label.map(|l| (strait_api::names::LABEL_CLUSTER_ID.to_owned(), l.to_owned()));
+        object.labels.extend(label);
+        object
+    };
+    let there = [
+        object(Kind::Cluster, "east", Some("east")),
+        object(Kind::Cluster, "west", Some("west")),
+        object(Kind::Endpoint, "east-cable", Some("east")),
+        object(Kind::Endpoint, "west-cable", Some("west")),
+        object(Kind::Endpoint, "own", None),
+    ];
+    let names = |own: Option<&str>| -> Vec<String> {
+        let own = own.map(|id| id.parse().unwrap());
+        let keys = uninstalled(&there, own.as_ref()).into_iter();
+        keys.map(|key| key.name).collect()
+    };
+    assert_eq!(
+        names(None),
+        ["east-cable", "west-cable", "own", "east", "west"]
+    );
+    assert_eq!(names(Some("east")), ["east-cable", "east"]);
+}

@@ -7,7 +7,7 @@ use std::time::Duration;
 use strait_api::gateway::ConnectionStatus;
 
 use super::rtt::Window;
-use super::{Report, Settings};
+use super::{Pace, Report, Target, Way};
 use crate::Time;
 
 /// The first pause while there was no reply yet.
@@ -20,6 +20,8 @@ const REMEMBERED: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Check {
     address: IpAddr,
+    source: Option<IpAddr>,
+    way: Way,
     status: ConnectionStatus,
     /// Sequence number of the next ping.
     next: u32,
@@ -39,14 +41,16 @@ pub(super) struct Check {
 }
 
 impl Check {
-    pub(super) fn new(address: IpAddr, first: u32, now: Time, settings: &Settings) -> Self {
+    pub(super) fn new(target: &Target, first: u32, now: Time, pace: &Pace) -> Self {
         Self {
-            address,
+            address: target.address,
+            source: target.source,
+            way: target.way,
             status: ConnectionStatus::Connecting,
             next: first,
             send_at: now,
             judge_at: None,
-            pause: settings.interval.min(FIRST_PAUSE),
+            pause: pace.retry.unwrap_or(FIRST_PAUSE).min(pace.interval),
             waiting: VecDeque::new(),
             unanswered: 0,
             failure: None,
@@ -58,6 +62,14 @@ impl Check {
 
     pub(super) fn address(&self) -> IpAddr {
         self.address
+    }
+
+    pub(super) fn source(&self) -> Option<IpAddr> {
+        self.source
+    }
+
+    pub(super) fn way(&self) -> Way {
+        self.way
     }
 
     pub(super) fn received(&self) -> u64 {
@@ -76,8 +88,8 @@ impl Check {
     }
 
     /// Takes the newest ping for lost if its time is over; whether the status changed.
-    pub(super) fn judge(&mut self, now: Time, settings: &Settings) -> bool {
-        if self.wake() > now || self.unanswered <= settings.max_losses {
+    pub(super) fn judge(&mut self, now: Time, pace: &Pace) -> bool {
+        if self.wake() > now || self.unanswered <= pace.max_losses {
             return false;
         }
         self.judge_at = None;
@@ -87,7 +99,7 @@ impl Check {
     }
 
     /// The sequence number of the ping that is sent now.
-    pub(super) fn send(&mut self, now: Time, settings: &Settings) -> u32 {
+    pub(super) fn send(&mut self, now: Time, pace: &Pace) -> u32 {
         let sequence = self.next;
         self.next = self.next.wrapping_add(1);
         self.send_at = self.send_at + self.pause;
@@ -95,8 +107,8 @@ impl Check {
             // The clock was ahead of us: pings that were missed are not made up for.
             self.send_at = now + self.pause;
         }
-        if self.received == 0 {
-            self.pause = self.pause.saturating_mul(2).min(settings.interval);
+        if self.received == 0 && pace.retry.is_none() {
+            self.pause = self.pause.saturating_mul(2).min(pace.interval);
         }
         if self.waiting.len() == REMEMBERED {
             self.waiting.pop_front();
@@ -105,9 +117,10 @@ impl Check {
         self.sent += 1;
         self.unanswered = self.unanswered.saturating_add(1);
         self.failure = None;
-        let too_many = self.unanswered > settings.max_losses;
-        self.judge_at = (too_many && self.status != ConnectionStatus::Error)
-            .then(|| now + PATIENCE.min(settings.interval));
+        let too_many = self.unanswered > pace.max_losses;
+        let patience = PATIENCE.min(pace.retry.unwrap_or(pace.interval));
+        self.judge_at =
+            (too_many && self.status != ConnectionStatus::Error).then(|| now + patience);
         sequence
     }
 
@@ -119,18 +132,22 @@ impl Check {
 
     /// A reply came; whether the status changed. One to a ping that does not wait for one is ignored: it is a
     /// duplicate, too old, or made up.
-    pub(super) fn reply(&mut self, sequence: u32, now: Time, settings: &Settings) -> bool {
+    pub(super) fn reply(&mut self, sequence: u32, now: Time, pace: &Pace) -> bool {
         let Some(at) = self.waiting.iter().position(|(s, _)| *s == sequence) else {
             return false;
         };
+        let newest = at + 1 == self.waiting.len();
         if let Some((_, sent)) = self.waiting.remove(at) {
             self.window.add(now.0.saturating_sub(sent.0));
+            if newest && pace.retry.is_some() {
+                self.send_at = self.send_at.max(sent + pace.interval);
+            }
         }
         self.received += 1;
         self.unanswered = 0;
         self.failure = None;
         self.judge_at = None;
-        self.pause = settings.interval;
+        self.pause = pace.retry.unwrap_or(pace.interval).min(pace.interval);
         let changed = self.status != ConnectionStatus::Connected;
         self.status = ConnectionStatus::Connected;
         changed
@@ -139,6 +156,9 @@ impl Check {
     pub(super) fn report(&self) -> Report {
         // Upstream's words, and where the kernel said something, the kernel's.
         let message = match self.status {
+            ConnectionStatus::Error if self.way != Way::Cluster => {
+                self.failure.clone().unwrap_or_default()
+            }
             ConnectionStatus::Error => {
                 let ip = self.address;
                 let why = self.failure.iter().map(|why| format!(": {why}"));

@@ -67,7 +67,8 @@ impl Checker {
             // A number is not given twice, so that a late reply to a target that is gone is nobody's.
             let id = self.next_id;
             self.next_id = self.next_id.wrapping_add(1);
-            let check = Check::new(target.address, self.first_sequence, now, &self.settings);
+            let pace = self.settings.pace(target.way);
+            let check = Check::new(target, self.first_sequence, now, pace);
             self.agenda.insert((check.wake(), id));
             self.checks.insert(id, check);
             self.ids.insert(target.clone(), id);
@@ -90,11 +91,13 @@ impl Checker {
             let Some(check) = self.checks.get_mut(&id) else {
                 continue;
             };
-            self.changed |= check.judge(now, &self.settings);
+            let pace = self.settings.pace(check.way());
+            self.changed |= check.judge(now, pace);
             if check.is_due(now) {
-                let sequence = check.send(now, &self.settings);
+                let sequence = check.send(now, pace);
                 pings.push(Ping {
                     to: check.address(),
+                    from: check.source(),
                     token: token(id, sequence),
                 });
             }
@@ -125,7 +128,7 @@ impl Checker {
             return false;
         };
         let (wake, received) = (check.wake(), check.received());
-        self.changed |= check.reply(sequence, now, &self.settings);
+        self.changed |= check.reply(sequence, now, self.settings.pace(check.way()));
         self.agenda.remove(&(wake, id));
         self.agenda.insert((check.wake(), id));
         check.received() != received

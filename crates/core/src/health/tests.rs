@@ -10,14 +10,23 @@ use strait_host::Family;
 use super::*;
 use crate::Time;
 
-const SECOND: Settings = Settings {
-    interval: Duration::from_secs(1),
-    max_losses: 5,
-};
-const MINUTE: Settings = Settings {
-    interval: Duration::from_secs(60),
-    max_losses: 5,
-};
+const SECOND: Settings = every(Duration::from_secs(1), 5);
+const MINUTE: Settings = every(Duration::from_secs(60), 5);
+
+const fn every(interval: Duration, max_losses: u32) -> Settings {
+    Settings {
+        clusters: Pace {
+            interval,
+            retry: None,
+            max_losses,
+        },
+        gateway: Pace {
+            interval: Duration::from_secs(10),
+            retry: Some(Duration::from_secs(1)),
+            max_losses: 2,
+        },
+    }
+}
 
 fn ms(ms: u64) -> Time {
     Time(Duration::from_millis(ms))
@@ -30,6 +39,8 @@ fn remote(cluster: &str, address: &str) -> Target {
         family: Family::of(address),
         cluster: cluster.parse().unwrap(),
         address,
+        source: None,
+        way: Way::Cluster,
     }
 }
 
@@ -165,6 +176,38 @@ fn with_long_intervals_the_last_loss_is_told_after_five_seconds() {
     assert!(!c.take_changed(), "{sent:?}");
     run(&mut c, ms(366_000), never);
     assert_eq!(report(&c, &west()).status, Error);
+}
+
+#[test]
+fn what_tests_this_node_is_asked_again_soon_when_a_ping_is_lost_and_seldom_while_all_is_well() {
+    let own = Target {
+        source: Some("240.0.0.2".parse().unwrap()),
+        way: Way::Tunnel,
+        ..remote("east", "240.0.0.1")
+    };
+    let mut c = checker(MINUTE, std::slice::from_ref(&own));
+    let seconds = |sent: &[(Time, Ping)]| -> Vec<u64> {
+        sent.iter().map(|(Time(at), _)| at.as_secs()).collect()
+    };
+    let sent = run(&mut c, ms(4_500), |at, _| {
+        (at >= ms(2_000)).then_some(Duration::from_millis(1))
+    });
+    assert_eq!(seconds(&sent), [0, 1, 2]);
+    assert!(sent.iter().all(|(_, ping)| ping.from == own.source));
+    assert_eq!(report(&c, &own).status, Connected);
+    let sent = run(&mut c, ms(30_000), always(Duration::from_millis(1)));
+    assert_eq!(seconds(&sent), [12, 22]);
+    c.take_changed();
+    let sent = run(&mut c, ms(34_999), never);
+    assert_eq!(seconds(&sent), [32, 33, 34]);
+    assert!(!c.take_changed());
+    run(&mut c, ms(35_000), never);
+    assert!(c.take_changed());
+    let error = report(&c, &own);
+    assert_eq!((error.status, error.message.as_str()), (Error, ""));
+    run(&mut c, ms(36_500), always(Duration::from_millis(1)));
+    assert_eq!(report(&c, &own).status, Connected);
+    assert_eq!(c.deadline(), Some(ms(46_000)));
 }
 
 #[test]
@@ -347,7 +390,7 @@ proptest! {
         max_losses in 0u32..4,
     ) {
         let all: Vec<Target> = (0..8).map(|n| remote(&format!("c{n}"), &format!("10.{n}.0.1"))).collect();
-        let mut c = Checker::new(Settings { interval: Duration::from_millis(interval), max_losses });
+        let mut c = Checker::new(every(Duration::from_millis(interval), max_losses));
         let mut now = ms(0);
         let mut sent: Vec<Ping> = Vec::new();
         for event in events {

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::Serialize;
+use strait_api::vtep::Vxlan;
 
 /// What bindings connections with remote clusters should have.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -23,6 +24,8 @@ pub struct FlowRules {
     pub host_v6: Option<BTreeSet<IpAddr>>,
     /// Addresses in the pod CIDRs that this host has.
     pub local: BTreeSet<IpAddr>,
+    /// Addresses that pings over the nodes' VXLAN keep.
+    pub self_test: BTreeSet<IpAddr>,
 }
 
 /// A tracked connection: its first packet's addresses, and those of the reply.
@@ -61,6 +64,11 @@ impl FlowRules {
             return allowed
                 .as_ref()
                 .map_or(gone, |a| !a.contains(&flow.reply_dst));
+        }
+        if self.self_test.contains(&flow.src)
+            && Vxlan::Nodes.prefix(flow.dst.is_ipv6()).contains(&flow.dst)
+        {
+            return flow.reply_dst != flow.src;
         }
         within(&self.remote, flow.src)
             && within(&self.pods, flow.reply_src)

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use strait_api::names::NODE_VXLAN_PORT;
+use strait_api::vtep::Vxlan;
 use strait_host::Family;
 use strait_host::nft::{Base, Chain, ChainKind, Field, Hook, Rule, Set, Statement, Table, Value};
 
@@ -53,6 +54,8 @@ pub(super) struct Variables<'a> {
     pub host_source: BTreeMap<Family, IpAddr>,
     /// Families in which this host has no source to lend: what is not from a pod goes nowhere.
     pub no_source: BTreeSet<Family>,
+    /// Addresses whose pings over the nodes' VXLAN keep them, per family.
+    pub self_test: BTreeMap<Family, IpAddr>,
     /// Links by which connections from remote subnets may begin.
     pub ways: BTreeSet<String>,
     /// Addresses of the nodes of this cluster.
@@ -243,6 +246,19 @@ fn source_rules(v: &Variables<'_>) -> Vec<Rule> {
                 Statement::SnatToSelf(f),
             ],
         ));
+        if let Some(ip) = v.self_test.get(&f) {
+            let inside = Vxlan::Nodes.prefix(f == Family::V6);
+            rules.push(rule(
+                "the self-test keeps the CNI address, so that its answer comes by the CNI",
+                [
+                    family(f),
+                    Statement::within(Field::Source(f), (*ip).into()),
+                    Statement::within(Field::Destination(f), inside),
+                    Statement::Counter,
+                    Statement::SnatToSelf(f),
+                ],
+            ));
+        }
         if let Some(ip) = v.host_source.get(&f) {
             rules.push(rule(
                 "this host and what passes through it, with an address that replies find back to",

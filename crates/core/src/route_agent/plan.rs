@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde_json::{Value, json};
-use strait_api::names::ANNOTATION_VTEP_MAC;
+use strait_api::names::{ANNOTATION_VTEP_MAC, CABLE_VXLAN, CABLE_VXLAN_6, LINK_ALIAS};
 use strait_api::route_agent::{Condition as StatusCondition, RouteAgentStatus};
 use strait_api::vtep::Vxlan;
 use strait_api::{Kind, Object};
 use strait_host::{Family, Host, Mac, Owned, Wanted};
 
+use super::before::{Item, Key, is_foreign};
 use super::flows::FlowRules;
 use super::view::{FamilyView, Role};
 use super::{State, accepts, nft, routes, table};
@@ -39,6 +40,10 @@ pub struct Plan {
     pub keeps_pools: bool,
     /// What this node is, for logs.
     pub role: &'static str,
+    /// Cables that a gateway left here that is none any more. They go while no gateway can start.
+    pub dead_cables: BTreeSet<String>,
+    /// Whether this plan counts on our holding the gateway's lock.
+    pub locked: bool,
 }
 
 impl Planned for Plan {
@@ -58,6 +63,7 @@ impl State {
             return Plan {
                 conditions: sorted(conditions),
                 role: "unknown",
+                locked: self.locked,
                 ..Plan::default()
             };
         };
@@ -73,7 +79,8 @@ impl State {
             .map(|f| self.family_view(host, f, &remotes))
             .collect();
         conditions.extend(self.path_conditions(host, &families));
-        let health = self.health_targets(&remotes);
+        let mut health = self.health_targets(&remotes);
+        health.extend(families.iter().flat_map(|v| self.self_test_targets(v)));
         conditions.extend(health::conditions(&health, &self.health));
         let (pools, problem) = self.pool_changes(&remotes);
         conditions.extend(problem);
@@ -95,6 +102,8 @@ impl State {
                 Role::NoGateway => "no gateway",
             },
             conditions,
+            dead_cables: self.dead_cables(host),
+            locked: self.locked,
         }
     }
 
@@ -119,6 +128,18 @@ impl State {
             addresses,
             gateway,
         }
+    }
+
+    /// Links of a gateway on a node that is none. A gateway that runs here may be about to become one: only who
+    /// holds its lock knows that there is none.
+    fn dead_cables(&self, host: &Host) -> BTreeSet<String> {
+        let names = [CABLE_VXLAN, CABLE_VXLAN_6].into_iter();
+        let left = |name: &&str| {
+            let link = host.links.get(*name);
+            self.role() != Role::Gateway
+                && link.is_some_and(|l| l.alias.as_deref() == Some(LINK_ALIAS))
+        };
+        names.filter(left).map(str::to_owned).collect()
     }
 
     fn sources_known(&self) -> bool {
@@ -165,24 +186,17 @@ impl State {
                 Role::Worker | Role::NoGateway => wanted_routes.extend(routes::worker(view)),
             }
             if view.family == Family::V4 {
-                loose.extend(routes::pod_network_links(host, view));
-                loose.extend(view.underlay.iter().map(|u| u.link.clone()));
-                if role == Role::Gateway {
-                    loose.insert(routes::device(view.family).to_owned());
-                    if let Some(link) = self
-                        .cable_link(Family::V4)
-                        .filter(|l| host.links.contains_key(*l))
-                    {
-                        loose.insert(link.to_owned());
-                        sysctls.insert(format!("net/ipv4/conf/{link}/forwarding"), "1".to_owned());
-                        sysctls.insert(
-                            format!("net/ipv4/conf/{link}/send_redirects"),
-                            "0".to_owned(),
-                        );
+                let (links, cable) = self.loose_links(host, view);
+                loose.extend(links);
+                if let Some(link) = cable {
+                    for key in [Key::Forwarding, Key::SendRedirects] {
+                        sysctls.insert(key.path(link), key.ours().to_string());
                     }
                 }
             }
         }
+        let foreign = self.foreign_sysctls(host, families);
+        sysctls.extend(self.before.set_back(&foreign));
         if families.iter().any(|v| v.family == Family::V6) && ipv6_forwarding(host) == Some(true) {
             sysctls.insert(IPV6_FORWARDING.to_owned(), "1".to_owned());
         }
@@ -197,13 +211,24 @@ impl State {
                 .filter(|v| role == Role::Gateway && v.cni.is_none())
                 .map(|v| v.family)
                 .collect(),
+            self_test: families
+                .iter()
+                .filter_map(|v| Some((v.family, self.self_test_source(v)?)))
+                .collect(),
             ways: self.ways(host, families),
             nodes: self.node_addresses(families),
             mss: self.clamp_mss().and_then(Result::ok),
             cable,
         };
+        let mut nft = nft::table(&variables);
+        nft.sets.extend(self.before.maps(host, &foreign));
         Wanted {
             links: Owned::Set(links),
+            reaped: if self.locked {
+                self.dead_cables(host)
+            } else {
+                BTreeSet::new()
+            },
             addresses: Owned::Set(addresses),
             neighbours: Owned::Set(neighbours),
             fdb: Owned::Set(fdb),
@@ -212,12 +237,57 @@ impl State {
                 families,
                 &self.accept_ways(&variables),
             )),
-            nft: Owned::Set(BTreeMap::from([(table(), nft::table(&variables))])),
+            nft: Owned::Set(BTreeMap::from([(table(), nft)])),
             routes: Owned::Set(wanted_routes),
             rules: Owned::Set(rules),
             sysctls,
             loose_reverse_path: loose,
         }
+    }
+
+    /// Links whose reverse-path filter must be loose, and the cable's, which must forward.
+    fn loose_links<'a>(
+        &'a self,
+        host: &Host,
+        view: &FamilyView<'_>,
+    ) -> (BTreeSet<String>, Option<&'a str>) {
+        let mut loose = routes::pod_network_links(host, view);
+        loose.extend(view.underlay.iter().map(|u| u.link.clone()));
+        if self.role() != Role::Gateway {
+            return (loose, None);
+        }
+        loose.insert(routes::device(view.family).to_owned());
+        let cable = self
+            .cable_link(Family::V4)
+            .filter(|link| host.links.contains_key(*link));
+        loose.extend(cable.map(str::to_owned));
+        (loose, cable)
+    }
+
+    /// What is wanted of links that are not ours.
+    fn foreign_sysctls(&self, host: &Host, families: &[FamilyView<'_>]) -> BTreeSet<Item> {
+        let mut items = BTreeSet::new();
+        for view in families.iter().filter(|v| v.family == Family::V4) {
+            let (loose, cable) = self.loose_links(host, view);
+            items.extend(loose.into_iter().map(|link| (Key::RpFilter, link)));
+            for key in [Key::Forwarding, Key::SendRedirects] {
+                items.extend(cable.map(|link| (key, link.to_owned())));
+            }
+        }
+        items.retain(|(_, link)| is_foreign(host, link));
+        items
+    }
+
+    /// The same before there is a plan; `None` while that can't be said.
+    pub(super) fn foreign_sysctls_wanted(&self, host: &Host) -> Option<BTreeSet<Item>> {
+        if !self.sources_known() {
+            return None;
+        }
+        let mut cidrs = of_family(&self.settings.cluster_cidrs, Family::V4);
+        let view = cidrs
+            .next()
+            .map(|_| self.family_view(host, Family::V4, &[]));
+        Some(self.foreign_sysctls(host, view.as_slice()))
     }
 
     /// The source of what this host sends: the CNI address; a worker without one borrows the gateway's, by way of
@@ -235,9 +305,7 @@ impl State {
         let name = self.gateway.as_ref()?.interface.as_deref()?;
         match family {
             Family::V4 => Some(name),
-            Family::V6 => {
-                (name == strait_api::names::CABLE_VXLAN).then_some(strait_api::names::CABLE_VXLAN_6)
-            }
+            Family::V6 => (name == CABLE_VXLAN).then_some(CABLE_VXLAN_6),
         }
     }
 
@@ -317,6 +385,10 @@ impl State {
             pods: self.settings.cluster_cidrs.clone(),
             host_v4: sources(Family::V4),
             host_v6: sources(Family::V6),
+            self_test: families
+                .iter()
+                .filter_map(|view| self.self_test_source(view))
+                .collect(),
             local: host
                 .addresses
                 .iter()
@@ -449,6 +521,7 @@ impl State {
                 conditions.push(Condition::degraded("Ipv6ForwardingOff", message));
             }
             conditions.extend(self.vtep_mismatch(view));
+            conditions.extend(self.self_test_condition(view));
         }
         let subnets = families.iter().flat_map(FamilyView::subnets).collect();
         let port = self.cable(families).map(|(port, _)| port);

@@ -2,9 +2,12 @@
 //! process's own crate, which has a kernel to try them on.
 
 mod bad;
+mod before;
 mod health;
 mod input;
 mod pools;
+mod reaping;
+mod selftest;
 mod source;
 mod way;
 
@@ -35,6 +38,7 @@ fn settings(node: &str) -> Settings {
         cluster_cidrs: vec!["10.1.0.0/16".parse().unwrap()],
         service_cidrs: vec!["10.101.0.0/16".parse().unwrap()],
         health_check: true,
+        self_test: false,
         version: "test".into(),
     }
 }

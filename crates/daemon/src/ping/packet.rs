@@ -97,6 +97,7 @@ mod tests {
     fn ping(token: u64) -> Ping {
         Ping {
             to: Ipv4Addr::LOCALHOST.into(),
+            from: None,
             token,
         }
     }

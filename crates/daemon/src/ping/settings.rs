@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use strait_core::health;
+use strait_core::health::{self, Pace};
 
 use crate::settings::Noted;
 use crate::{Setting, Settings};
@@ -34,6 +34,19 @@ pub static HEALTH: [Setting; 4] = [
     ),
 ];
 
+/// The setting that [`HealthSettings::read_self_test`] reads.
+pub static SELF_TEST: Setting = Setting::new(
+    "STRAIT_SELFTEST_INTERVAL_MS",
+    "Milliseconds between two pings of this cluster's gateway, by which a node finds out which half of its way is dead; 0 for none",
+    "0, or a whole number, 10 or more",
+)
+.default("10000");
+
+/// Time between two pings of this cluster's gateway while they are lost, if the interval is not shorter.
+const SELF_TEST_RETRY: Duration = Duration::from_secs(1);
+/// More losses in a row are an error.
+const SELF_TEST_LOSSES: u32 = 2;
+
 /// Upstream's interval and number of losses where 0 is given (`submariner-operator`: `0` stands for "not set").
 const DEFAULT_INTERVAL: u32 = 1;
 const DEFAULT_LOSSES: u32 = 5;
@@ -45,12 +58,14 @@ const SHORTEST: Duration = Duration::from_millis(10);
 pub struct HealthSettings {
     /// Whether they are.
     pub enabled: bool,
+    /// Whether this cluster's gateway is pinged too.
+    pub self_test: bool,
     /// How.
     pub pings: health::Settings,
 }
 
 impl HealthSettings {
-    /// Reads the settings of [`HEALTH`]; `unit` is what the interval counts.
+    /// Reads the settings of [`HEALTH`]; `unit` is what the interval counts. There is no self-test yet.
     ///
     /// # Errors
     /// [`Noted`] if any of them is wrong; all are read first.
@@ -72,11 +87,42 @@ impl HealthSettings {
         let units = interval.filter(|n| *n > 0).unwrap_or(DEFAULT_INTERVAL);
         Ok(Self {
             enabled,
+            self_test: false,
             pings: health::Settings {
-                interval: exact.unwrap_or(unit.saturating_mul(units)),
-                max_losses: losses.filter(|n| *n > 0).unwrap_or(DEFAULT_LOSSES),
+                clusters: Pace {
+                    interval: exact.unwrap_or(unit.saturating_mul(units)),
+                    retry: None,
+                    max_losses: losses.filter(|n| *n > 0).unwrap_or(DEFAULT_LOSSES),
+                },
+                gateway: Pace {
+                    interval: SELF_TEST_RETRY,
+                    retry: Some(SELF_TEST_RETRY),
+                    max_losses: SELF_TEST_LOSSES,
+                },
             },
         })
+    }
+
+    /// The same with the self-test of [`SELF_TEST`], which must be in the process's table.
+    ///
+    /// # Errors
+    /// [`Noted`] if it is wrong.
+    pub fn read_self_test(mut self, s: &mut Settings) -> Result<Self, Noted> {
+        let interval = s.parse(SELF_TEST.name, |text| {
+            match text.parse().map(Duration::from_millis) {
+                Ok(interval) if !interval.is_zero() && interval < SHORTEST => {
+                    Err("is too short".to_owned())
+                }
+                Ok(interval) => Ok(interval),
+                Err(error) => Err(error.to_string()),
+            }
+        })?;
+        self.self_test = !interval.is_zero();
+        if self.self_test {
+            self.pings.gateway.interval = interval;
+            self.pings.gateway.retry = Some(SELF_TEST_RETRY.min(interval));
+        }
+        Ok(self)
     }
 }
 
@@ -85,7 +131,7 @@ mod tests {
     use super::*;
     use crate::settings::command;
 
-    static TABLE: &[Setting] = &[HEALTH[0], HEALTH[1], HEALTH[2], HEALTH[3]];
+    static TABLE: &[Setting] = &[HEALTH[0], HEALTH[1], HEALTH[2], HEALTH[3], SELF_TEST];
     const MINUTE: Duration = Duration::from_secs(60);
 
     fn read(variables: &[(&str, &str)], unit: Duration) -> Result<HealthSettings, String> {
@@ -95,6 +141,7 @@ mod tests {
             .map(|(name, value)| ((*name).to_owned(), (*value).into()));
         let mut settings = Settings::read_from(&matches, TABLE, environment);
         let health = HealthSettings::read(&mut settings, unit);
+        let health = health.and_then(|health| health.read_self_test(&mut settings));
         settings
             .finish(|| health)
             .map_err(|error| error.to_string())
@@ -115,8 +162,8 @@ mod tests {
         ] {
             let health = read(variables, MINUTE).unwrap();
             assert!(health.enabled);
-            assert_eq!(health.pings.interval, MINUTE);
-            assert_eq!(health.pings.max_losses, 5);
+            assert_eq!(health.pings.clusters.interval, MINUTE);
+            assert_eq!(health.pings.clusters.max_losses, 5);
         }
     }
 
@@ -124,14 +171,33 @@ mod tests {
     fn the_interval_counts_units_and_milliseconds_win() {
         let interval = ("SUBMARINER_HEALTHCHECKINTERVAL", "3");
         let health = read(&[interval], MINUTE).unwrap();
-        assert_eq!(health.pings.interval, 3 * MINUTE);
+        assert_eq!(health.pings.clusters.interval, 3 * MINUTE);
         let exact = ("STRAIT_HEALTHCHECK_INTERVAL_MS", "250");
         let losses = ("SUBMARINER_HEALTHCHECKMAXPACKETLOSSCOUNT", "2");
         let health = read(&[interval, exact, losses], MINUTE).unwrap();
-        assert_eq!(health.pings.interval, Duration::from_millis(250));
-        assert_eq!(health.pings.max_losses, 2);
+        assert_eq!(health.pings.clusters.interval, Duration::from_millis(250));
+        assert_eq!(health.pings.clusters.max_losses, 2);
         let disabled = ("SUBMARINER_HEALTHCHECKENABLED", "false");
         assert!(!read(&[disabled], MINUTE).unwrap().enabled);
+    }
+
+    #[test]
+    fn a_node_tests_itself_every_ten_seconds_unless_told_otherwise() {
+        let self_test = |value| {
+            let set = ("STRAIT_SELFTEST_INTERVAL_MS", value);
+            let health = read(&[set], MINUTE).map_err(|error| {
+                assert!(error.contains("10 or more"), "{error}");
+            });
+            health.map(|h| (h.self_test, h.pings.gateway.interval, h.pings.gateway.retry))
+        };
+        let (ten, one) = (Duration::from_secs(10), Duration::from_secs(1));
+        let default = read(&[], MINUTE).unwrap();
+        assert!(default.self_test && default.pings.gateway.interval == ten);
+        assert_eq!(default.pings.gateway.retry, Some(one));
+        let short = Duration::from_millis(200);
+        assert_eq!(self_test("200"), Ok((true, short, Some(short))));
+        assert!(!self_test("0").unwrap().0);
+        assert_eq!([self_test("9"), self_test("x")], [Err(()), Err(())]);
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! The sockets: one per family, opened when the first ping of that family is sent.
 
 use std::future::pending;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, IoSlice};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Instant;
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use nix::libc::{in_addr, in_pktinfo, in6_addr, in6_pktinfo};
+use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg};
+use socket2::{Domain, Protocol, Socket, Type};
 use strait_core::health::Ping;
 use strait_host::Family;
 use tokio::net::UdpSocket;
@@ -55,10 +57,8 @@ impl Sockets {
             Some(open) => open,
             None => slot.insert(Open::new(family, nonce)?),
         };
-        let to = SocketAddr::new(ping.to, 0);
         // Readiness is not waited for: a ping that is late measures nothing.
-        SockRef::from(&open.socket).send_to(&packet, &to.into())?;
-        Ok(())
+        open.send(&packet, ping)
     }
 
     /// Waits until there is something to read.
@@ -92,17 +92,20 @@ impl Sockets {
 }
 
 impl Open {
-    /// A datagram socket where `net.ipv4.ping_group_range` lets us, since it gets nothing but replies to its own
-    /// requests; else a raw one, which needs CAP_NET_RAW.
+    /// For IPv4 a datagram socket where `net.ipv4.ping_group_range` lets us, since it gets nothing but replies to its own
+    /// requests, else a raw one, which needs CAP_NET_RAW. For IPv6 the other way round: before Linux 5.18 such datagram sockets
+    /// leave from the route's address, whatever is asked for.
     fn new(family: Family, nonce: u64) -> io::Result<Self> {
-        let (domain, protocol) = match family {
-            Family::V4 => (Domain::IPV4, Protocol::ICMPV4),
-            Family::V6 => (Domain::IPV6, Protocol::ICMPV6),
+        let (domain, protocol, kinds) = match family {
+            Family::V4 => (Domain::IPV4, Protocol::ICMPV4, [Type::DGRAM, Type::RAW]),
+            Family::V6 => (Domain::IPV6, Protocol::ICMPV6, [Type::RAW, Type::DGRAM]),
         };
-        let (socket, raw) = match Socket::new(domain, Type::DGRAM, Some(protocol)) {
-            Ok(socket) => (socket, false),
-            Err(_) => (Socket::new(domain, Type::RAW, Some(protocol))?, true),
+        let [first, second] = kinds;
+        let (socket, kind) = match Socket::new(domain, first, Some(protocol)) {
+            Ok(socket) => (socket, first),
+            Err(_) => (Socket::new(domain, second, Some(protocol))?, second),
         };
+        let raw = kind == Type::RAW;
         if raw {
             // Without it every ICMP packet of the host would wake us, and could fill the buffer.
             socket.attach_filter(&filter(family, nonce))?;
@@ -114,6 +117,32 @@ impl Open {
             socket: UdpSocket::from_std(socket)?,
             headed: raw && family == Family::V4,
         })
+    }
+
+    fn send(&self, packet: &[u8], ping: &Ping) -> io::Result<()> {
+        let to = SockaddrStorage::from(SocketAddr::new(ping.to, 0));
+        let send = |control: &[ControlMessage<'_>]| {
+            let fd = self.socket.as_raw_fd();
+            let packet = [IoSlice::new(packet)];
+            sendmsg(fd, &packet, control, MsgFlags::empty(), Some(&to))?;
+            Ok(())
+        };
+        match ping.from {
+            None => send(&[]),
+            Some(IpAddr::V4(from)) => send(&[ControlMessage::Ipv4PacketInfo(&in_pktinfo {
+                ipi_ifindex: 0,
+                ipi_spec_dst: in_addr {
+                    s_addr: u32::from_ne_bytes(from.octets()),
+                },
+                ipi_addr: in_addr { s_addr: 0 },
+            })]),
+            Some(IpAddr::V6(from)) => send(&[ControlMessage::Ipv6PacketInfo(&in6_pktinfo {
+                ipi6_addr: in6_addr {
+                    s6_addr: from.octets(),
+                },
+                ipi6_ifindex: 0,
+            })]),
+        }
     }
 
     async fn readable(open: Option<&Self>) {
@@ -154,6 +183,7 @@ impl Open {
 mod tests {
     use std::time::Duration;
 
+    use socket2::SockRef;
     use strait_netns::Namespace;
     use tokio::time::{sleep, timeout};
 
@@ -188,7 +218,11 @@ mod tests {
                         Family::V4 => IpAddr::from([127, 0, 0, 1]),
                         Family::V6 => std::net::Ipv6Addr::LOCALHOST.into(),
                     };
-                    let ping = Ping { to, token: 7 };
+                    let ping = Ping {
+                        to,
+                        from: None,
+                        token: 7,
+                    };
                     let other = request(family, &ping, NONCE ^ 1 << 40);
                     foreign(family, &other);
                     for length in [8, 9, 12, 24] {

@@ -5,15 +5,20 @@ use std::net::IpAddr;
 use std::process::Command;
 use std::time::Duration;
 
-use strait_core::health::Report;
+use strait_core::health::{Pace, Report};
 use strait_netns::Namespace;
 use tokio::time::timeout;
 
 use super::*;
 
-const SETTINGS: Settings = Settings {
+const PACE: Pace = Pace {
     interval: Duration::from_millis(20),
+    retry: None,
     max_losses: 3,
+};
+const SETTINGS: Settings = Settings {
+    clusters: PACE,
+    gateway: PACE,
 };
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -24,6 +29,8 @@ fn target(cluster: &str, address: &str) -> Target {
         family: Family::of(address),
         cluster: cluster.parse().unwrap(),
         address,
+        source: None,
+        way: Way::Cluster,
     }
 }
 
@@ -97,7 +104,7 @@ fn both_families_are_pinged_and_losses_are_seen(ping_group_range: &str, raw: boo
                 let rtt = report.rtt.unwrap();
                 assert!(rtt.min > Duration::ZERO && rtt.max < Duration::from_secs(1), "{rtt:?}");
             }
-            assert_eq!(sockets(), if raw { (0, 2) } else { (2, 0) });
+            assert_eq!(sockets(), if raw { (0, 2) } else { (1, 1) });
             let text = metrics.text();
             for (cluster, family) in [("west", "v4"), ("north", "v6")] {
                 let labels = format!("{{cluster=\"{cluster}\",family=\"{family}\"}}");
@@ -138,6 +145,82 @@ fn with_raw_sockets_both_families_are_pinged_and_losses_are_seen() {
 #[test]
 fn where_the_kernel_allows_it_datagram_sockets_do_the_same() {
     both_families_are_pinged_and_losses_are_seen("0 0", false);
+}
+
+fn pings_leave_from_the_address_that_is_asked_for(ping_group_range: &str) {
+    let metrics = Metrics::new("test");
+    namespace(ping_group_range)
+        .run_async(async || {
+            sh("ip address add 10.2.1.2/32 dev lo; ip address add fd00:2::2/128 dev lo nodad");
+            sh(
+                "nft 'table inet only { chain input { type filter hook input priority 0; \
+                icmp type echo-request ip saddr != 10.2.1.2 drop; \
+                icmpv6 type echo-request ip6 saddr != fd00:2::2 drop; }; }'",
+            );
+            let (to, mut results) = mpsc::channel(16);
+            let targets = start(SETTINGS, PATIENCE, &metrics, to, |results| results).unwrap();
+            let from = |way, source: &str, target| Target {
+                way,
+                source: Some(source.parse().unwrap()),
+                ..target
+            };
+            let (v4, v6) = (target("east", "10.2.1.1"), target("east", "fd00:2::1"));
+            let good = [
+                from(Way::Round, "10.2.1.2", v4.clone()),
+                from(Way::Round, "fd00:2::2", v6.clone()),
+            ];
+            let bad = [
+                from(Way::Tunnel, "10.2.1.1", v4.clone()),
+                from(Way::Tunnel, "fd00:2::1", v6.clone()),
+                from(Way::Cni, "10.2.1.99", v4.clone()),
+                from(Way::Cni, "fd00:2::99", v6.clone()),
+            ];
+            targets.send_replace(good.iter().chain(&bad).cloned().collect());
+            let seen = until(&mut results, |target, report| {
+                let wanted = if good.contains(target) {
+                    connected
+                } else {
+                    in_error
+                };
+                wanted(target, report)
+            })
+            .await;
+            assert_eq!(seen.len(), 6);
+            for target in bad.iter().filter(|target| target.way == Way::Cni) {
+                assert_ne!(
+                    seen[target].message, "",
+                    "the kernel says that this is not ours"
+                );
+            }
+            let text = metrics.text();
+            for family in ["v4", "v6"] {
+                for (path, value) in [("round", 1), ("tunnel", 0), ("cni", 0)] {
+                    let gauge = format!(
+                        "strait_selftest_up{{path=\"{path}\",family=\"{family}\"}} {value}\n"
+                    );
+                    assert!(text.contains(&gauge), "{gauge} {text}");
+                }
+            }
+            targets.send_replace(BTreeSet::new());
+            timeout(PATIENCE, async {
+                while !results.recv().await.unwrap().is_empty() {}
+            })
+            .await
+            .unwrap();
+            assert!(
+                !metrics.text().contains("selftest_up{"),
+                "{}",
+                metrics.text()
+            );
+        })
+        .unwrap();
+}
+
+#[test]
+fn pings_of_both_kinds_of_socket_leave_from_the_address_that_is_asked_for() {
+    for ping_group_range in ["1 0", "0 0"] {
+        pings_leave_from_the_address_that_is_asked_for(ping_group_range);
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use strait_host::Family;
 
 use super::*;
 use crate::Severity;
-use crate::health::{Report, Rtt, Target};
+use crate::health::{Report, Rtt, Target, Way};
 
 fn remote(name: &str, subnets: &[&str], health: &[&str]) -> Endpoint {
     let mut e = endpoint(name, "x", "172.30.2.11", subnets);
@@ -65,6 +65,8 @@ fn a_worker_pings_other_gateways_and_tells_what_comes_of_it() {
         family: Family::V4,
         cluster: "west".parse().unwrap(),
         address: "10.2.1.1".parse().unwrap(),
+        source: None,
+        way: Way::Cluster,
     };
     assert_eq!(s.plan().health, BTreeSet::from([target]));
     let first = told(&s).remove(0);
