@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -84,8 +85,8 @@ pub struct Endpoint {
     pub vtep_mac: Option<[u8; 6]>,
     /// When this copy was made, in Unix seconds; orders two Endpoints of one cluster.
     pub created: i64,
-    /// The spec as it was read.
-    pub spec: EndpointSpec,
+    /// The spec as it was read; objects that tell of it share it.
+    pub spec: Arc<EndpointSpec>,
 }
 
 impl Endpoint {
@@ -161,7 +162,7 @@ impl Endpoint {
             udp_port,
             interface,
             created: object.created,
-            spec,
+            spec: Arc::new(spec),
         })
     }
 }

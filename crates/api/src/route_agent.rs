@@ -1,5 +1,7 @@
 //! RouteAgent: what a node's agent says of its way to other clusters. It has no spec and no status subresource.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::gateway::{ConnectionStatus, LatencyRtt};
@@ -29,7 +31,7 @@ pub struct RemoteEndpoint {
     /// Why it is in this state.
     pub status_message: String,
     /// The Endpoint.
-    pub spec: EndpointSpec,
+    pub spec: Arc<EndpointSpec>,
     /// How long pings to it take; absent unless it is connected.
     #[serde(
         rename = "latencyRTT",

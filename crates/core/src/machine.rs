@@ -35,6 +35,9 @@ pub trait Planned {
     /// The part that the kernel holds.
     fn wanted(&self) -> &Wanted;
 
+    /// Gives that part away, to be kept without a copy.
+    fn take_wanted(&mut self) -> Wanted;
+
     /// What is not as it should be.
     fn conditions(&self) -> &[Condition];
 }

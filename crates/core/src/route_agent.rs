@@ -4,6 +4,7 @@
 //! gives everything that the agent owns on the host, what it says of itself, and what is not as it should be.
 
 mod accepts;
+mod account;
 mod before;
 mod firewall;
 pub mod flows;
@@ -21,9 +22,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use account::Account;
 pub use before::set_back;
 use ipnet::IpNet;
-pub use plan::{Plan, tell};
+pub use plan::Plan;
 use strait_api::names::{LINK_ALIAS, NFT_TABLE, NODE_VXLAN, NODE_VXLAN_6, ROUTE_PROTOCOL};
 use strait_api::route_agent::AgentInfo;
 use strait_api::{ClusterId, Endpoint, IpPool, Node};
@@ -63,7 +65,6 @@ pub struct Settings {
 }
 
 /// An event.
-#[expect(clippy::large_enum_variant, reason = "events are few and short-lived")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
     /// Endpoints in our namespace, of this cluster and of others.

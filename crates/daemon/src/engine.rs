@@ -149,8 +149,8 @@ impl<M: Machine> Engine<M> {
     }
 
     async fn pass(&mut self, arrived: Option<Instant>, verified: bool) -> Pass<M::Plan> {
-        let plan = self.state.plan();
-        let outcome = self.reconciler.make(plan.wanted()).await;
+        let mut plan = self.state.plan();
+        let outcome = self.reconciler.make(plan.take_wanted()).await;
         self.metrics.pass();
         self.count(&outcome);
         if outcome.failures.is_empty() {

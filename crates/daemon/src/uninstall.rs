@@ -88,13 +88,13 @@ async fn pass(
         sysctls,
         ..Wanted::default()
     };
-    let first = reconciler.make(&first).await;
+    let first = reconciler.make(first).await;
     let mut failed = note(&first, done);
     let mut rest = Wanted::nothing();
     if !failed.is_empty() && !last {
         rest.nft = Owned::Keep;
     }
-    let second = reconciler.make(&rest).await;
+    let second = reconciler.make(rest).await;
     failed.extend(note(&second, done));
     if failed.is_empty() {
         Ok(!first.made.is_empty() || !second.made.is_empty())

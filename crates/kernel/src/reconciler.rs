@@ -89,17 +89,16 @@ impl Reconciler {
     }
 
     /// Makes it so. Nothing happens before the host was read once.
-    pub async fn make(&mut self, wanted: &Wanted) -> Outcome {
+    pub async fn make(&mut self, wanted: Wanted) -> Outcome {
         let Some(believed) = &mut self.believed else {
             return Outcome::default();
         };
-        let difference = diff(believed, wanted, &self.owner);
+        let difference = diff(believed, &wanted, &self.owner);
         let expected = self.expected.take();
         let now = self.begun.elapsed();
-        let new_wish = self.wanted.as_ref() != Some(wanted);
+        let new_wish = self.wanted.as_ref() != Some(&wanted);
         if new_wish {
             self.contention.forget();
-            self.wanted = Some(wanted.clone());
         }
         let changes = self.contention.admit(difference.changes, now);
         let failures = self.kernel.apply(&changes).await;
@@ -114,13 +113,14 @@ impl Reconciler {
             self.contention.repaired(&made, now);
             if let (Some(expected), false) = (expected, made.is_empty()) {
                 // What was asked for and could not be made, or not yet, nobody took away.
-                let asked = diff(&expected, wanted, &self.owner).changes;
+                let asked = diff(&expected, &wanted, &self.owner).changes;
                 let asked: BTreeSet<String> = asked.iter().map(Change::subject).collect();
                 for change in made.iter().filter(|c| !asked.contains(&c.subject())) {
                     *repaired.entry(change.object()).or_default() += 1;
                 }
             }
         }
+        self.wanted = Some(wanted);
         Outcome {
             made,
             repaired,

@@ -36,7 +36,7 @@ async fn verify(
     wanted: &Wanted,
 ) -> (Vec<&'static str>, Vec<(&'static str, u64)>) {
     reconciler.observe().await.unwrap();
-    let outcome = reconciler.make(wanted).await;
+    let outcome = reconciler.make(wanted.clone()).await;
     let made = outcome.made.iter().map(strait_host::Change::object);
     (made.collect(), outcome.repaired.into_iter().collect())
 }
@@ -74,7 +74,7 @@ fn what_somebody_takes_away_is_counted_and_what_was_asked_for_is_not() {
         );
         // Everything, by one who takes the link; without reading nothing is known of that.
         run(&ns, "ip link delete vx-submariner");
-        assert!(reconciler.make(&two).await.made.is_empty());
+        assert!(reconciler.make(two.clone()).await.made.is_empty());
         let repaired = verify(&mut reconciler, &two).await;
         assert_eq!(
             repaired,

@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::ArgMatches;
 use strait_core::health::Target;
 use strait_core::route_agent::flows::FlowRules;
-use strait_core::route_agent::{Input, Plan, State, owner, tell};
+use strait_core::route_agent::{Account, Input, Plan, State, owner};
 use strait_daemon::engine::{Engine, Pass, replace};
 use strait_daemon::events::{self, Reporter};
 use strait_daemon::http::Admin;
@@ -91,7 +91,7 @@ struct Agent {
     pools: pools::Pools,
     reap: watch::Sender<Reaping>,
     health: watch::Sender<BTreeSet<Target>>,
-    status: watch::Sender<Option<strait_api::Object>>,
+    status: watch::Sender<Option<Account>>,
     flows: watch::Sender<Option<FlowRules>>,
     told: Told,
 }
@@ -125,10 +125,10 @@ impl Agent {
         if new_rules || *self.flows.borrow() != plan.flows {
             self.flows.send_replace(plan.flows);
         }
-        if let Some(object) = &mut plan.object {
-            tell(object, &conditions);
+        if let Some(account) = &mut plan.account {
+            account.tell(&conditions);
         }
-        replace(&self.status, plan.object);
+        replace(&self.status, plan.account);
     }
 }
 

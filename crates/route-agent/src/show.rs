@@ -123,7 +123,7 @@ async fn look(matches: &ArgMatches) -> anyhow::Result<(Plan, Difference)> {
     let timeout = Duration::from_secs(matches.get_one("timeout").copied().unwrap_or(10));
     loop {
         let plan = state.plan();
-        if plan.object.is_some() {
+        if plan.account.is_some() {
             let difference = reconciler.pending(&plan.wanted).unwrap_or_default();
             return Ok((plan, difference));
         }

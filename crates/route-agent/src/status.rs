@@ -7,6 +7,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use serde_json::Value;
 use strait_api::Object;
+use strait_core::route_agent::Account;
 use strait_daemon::Metrics;
 use strait_daemon::objects::{Annotations, WriteError, get, put};
 use tokio::sync::watch;
@@ -20,14 +21,14 @@ const GAP: Duration = Duration::from_millis(500);
 const VERIFY: Duration = Duration::from_secs(60);
 
 /// Writes the newest object that was sent, until it is written.
-pub(crate) fn start(client: Client, metrics: Metrics) -> watch::Sender<Option<Object>> {
-    let (sender, mut receiver) = watch::channel::<Option<Object>>(None);
+pub(crate) fn start(client: Client, metrics: Metrics) -> watch::Sender<Option<Account>> {
+    let (sender, mut receiver) = watch::channel::<Option<Account>>(None);
     tokio::spawn(async move {
         let mut since = None;
         let mut pause = Duration::ZERO;
         let mut told = false;
         loop {
-            let wanted = receiver.borrow_and_update().clone();
+            let wanted = receiver.borrow_and_update().as_ref().map(Account::object);
             if let Some(object) = wanted {
                 match write(&client, object, &mut since).await {
                     Ok(()) => {

@@ -120,7 +120,7 @@ pub(super) fn connections(
         let connection = |status, message: String, using: Option<IpAddr>| Connection {
             status,
             status_message: message,
-            endpoint: endpoint.spec.clone(),
+            endpoint: (*endpoint.spec).clone(),
             using_ip: using.map(|ip| ip.to_string()).unwrap_or_default(),
             using_nat: false,
             latency_rtt: None,

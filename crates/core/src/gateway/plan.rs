@@ -45,6 +45,10 @@ impl Planned for Plan {
         &self.wanted
     }
 
+    fn take_wanted(&mut self) -> Wanted {
+        std::mem::take(&mut self.wanted)
+    }
+
     fn conditions(&self) -> &[Condition] {
         &self.conditions
     }

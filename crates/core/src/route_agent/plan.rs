@@ -3,13 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use serde_json::{Value, json};
-use strait_api::names::{ANNOTATION_VTEP_MAC, CABLE_VXLAN, CABLE_VXLAN_6, LINK_ALIAS};
-use strait_api::route_agent::{Condition as StatusCondition, RouteAgentStatus};
+use strait_api::names::{CABLE_VXLAN, CABLE_VXLAN_6, LINK_ALIAS};
+use strait_api::route_agent::RouteAgentStatus;
 use strait_api::vtep::Vxlan;
-use strait_api::{Kind, Object};
 use strait_host::{Family, Host, Mac, Owned, Wanted};
 
+use super::account::Account;
 use super::before::{Item, Key, is_foreign};
 use super::flows::FlowRules;
 use super::view::{FamilyView, Role};
@@ -17,7 +16,7 @@ use super::{State, accepts, nft, routes, table};
 use crate::local::{self, every_link, seen};
 use crate::net::of_family;
 use crate::remote::{Ours, Remote, remotes};
-use crate::{Condition, ObjectChange, Planned, condition, health};
+use crate::{Condition, ObjectChange, Planned, health};
 
 /// Everything that the route agent wants.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
@@ -26,8 +25,8 @@ pub struct Plan {
     pub wanted: Wanted,
     /// What is not as it should be, the worst first.
     pub conditions: Vec<Condition>,
-    /// Its RouteAgent object, once that can be said.
-    pub object: Option<Object>,
+    /// What its RouteAgent object says, once that can be said.
+    pub account: Option<Account>,
     /// What bindings connections should have; `None` while that can't be said.
     pub flows: Option<FlowRules>,
     /// The CNI addresses found, with their links: for the log line when one is found, changes or goes.
@@ -49,6 +48,10 @@ pub struct Plan {
 impl Planned for Plan {
     fn wanted(&self) -> &Wanted {
         &self.wanted
+    }
+
+    fn take_wanted(&mut self) -> Wanted {
+        std::mem::take(&mut self.wanted)
     }
 
     fn conditions(&self) -> &[Condition] {
@@ -89,7 +92,7 @@ impl State {
             pools,
             keeps_pools: self.role() == Role::Gateway,
             wanted: self.wanted(host, &families),
-            object: Some(self.object(&families, &remotes, &conditions)),
+            account: Some(self.account(&families, &remotes, &conditions)),
             health,
             flows: Some(self.flow_rules(host, &families)),
             cni: families
@@ -604,56 +607,25 @@ impl State {
         })
     }
 
-    fn object(
+    fn account(
         &self,
         families: &[FamilyView<'_>],
         remotes: &[Remote<'_>],
         conditions: &[Condition],
-    ) -> Object {
-        let status = RouteAgentStatus {
-            version: self.settings.version.clone(),
-            status_failure: String::new(),
-            remote_endpoints: self.remote_endpoints(remotes),
-            conditions: Vec::new(),
+    ) -> Account {
+        let mut account = Account {
+            namespace: self.settings.namespace.clone(),
+            node: self.settings.node.clone(),
+            vtep_mac: mac(families),
+            status: RouteAgentStatus {
+                version: self.settings.version.clone(),
+                status_failure: String::new(),
+                remote_endpoints: self.remote_endpoints(remotes),
+                conditions: Vec::new(),
+            },
         };
-        let mut object = Object::new(
-            Kind::RouteAgent,
-            &self.settings.namespace,
-            &self.settings.node,
-        )
-        .with("status", &status);
-        tell(&mut object, conditions);
-        if let Some(mac) = mac(families) {
-            object
-                .annotations
-                .insert(ANNOTATION_VTEP_MAC.to_owned(), mac.to_string());
-        }
-        object
-    }
-}
-
-/// Makes these the conditions that a RouteAgent object tells.
-pub fn tell(object: &mut Object, conditions: &[Condition]) {
-    let Some(Value::Object(status)) = object.content.get_mut("status") else {
-        return;
-    };
-    let all: Vec<StatusCondition> = condition::by_name(conditions)
-        .into_iter()
-        .map(|(name, holding)| StatusCondition {
-            kind: name.to_owned(),
-            status: "True".to_owned(),
-            message: holding.message,
-            last_transition_time: None,
-        })
-        .collect();
-    status.insert(
-        "statusFailure".to_owned(),
-        json!(condition::text(conditions)),
-    );
-    if all.is_empty() {
-        status.remove("conditions");
-    } else {
-        status.insert("conditions".to_owned(), json!(all));
+        account.tell(conditions);
+        account
     }
 }
 

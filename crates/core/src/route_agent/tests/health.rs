@@ -30,7 +30,7 @@ fn worker() -> State {
 }
 
 fn told(s: &State) -> Vec<RemoteEndpoint> {
-    let object = s.plan().object.unwrap();
+    let object = s.plan().account.unwrap().object();
     let status: RouteAgentStatus = object.section("status").unwrap();
     status.remote_endpoints
 }

@@ -1,0 +1,52 @@
+//! What the agent says of itself.
+
+use serde::Serialize;
+use strait_api::names::ANNOTATION_VTEP_MAC;
+use strait_api::route_agent::{Condition as StatusCondition, RouteAgentStatus};
+use strait_api::{Kind, Object};
+use strait_host::Mac;
+
+use crate::{Condition, condition};
+
+/// What becomes the RouteAgent object. That tells of every remote cluster, so it is made only where it is written: each pass
+/// makes one of these.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Account {
+    /// Namespace of the object.
+    pub namespace: String,
+    /// The node, which is the object's name.
+    pub node: String,
+    /// Ethernet address of the node's VXLAN devices.
+    pub vtep_mac: Option<Mac>,
+    /// Its status.
+    pub status: RouteAgentStatus,
+}
+
+impl Account {
+    /// Makes these the conditions that it tells.
+    pub fn tell(&mut self, conditions: &[Condition]) {
+        self.status.status_failure = condition::text(conditions);
+        self.status.conditions = condition::by_name(conditions)
+            .into_iter()
+            .map(|(name, holding)| StatusCondition {
+                kind: name.to_owned(),
+                status: "True".to_owned(),
+                message: holding.message,
+                last_transition_time: None,
+            })
+            .collect();
+    }
+
+    /// The object.
+    #[must_use]
+    pub fn object(&self) -> Object {
+        let mut object =
+            Object::new(Kind::RouteAgent, &self.namespace, &self.node).with("status", &self.status);
+        if let Some(mac) = self.vtep_mac {
+            object
+                .annotations
+                .insert(ANNOTATION_VTEP_MAC.to_owned(), mac.to_string());
+        }
+        object
+    }
+}
