@@ -112,6 +112,9 @@ pub(crate) fn node(cluster: &Cluster, node: &Node, options: &Options) -> Result<
 
 /// Ends a node's machine. Its processes have ended before.
 pub(crate) fn unmake_node(cluster: &Cluster, node: &Node) -> Result<()> {
+    // First, while the names keep the namespaces: later the kernel takes the cable away by itself, nobody knows when, and its name is
+    // needed again at once.
+    netns::ip(&cluster.router(), &[format!("link del {}", node.name)])?;
     for pod in node
         .pods
         .iter()
@@ -119,9 +122,7 @@ pub(crate) fn unmake_node(cluster: &Cluster, node: &Node) -> Result<()> {
     {
         netns::unname(&pod.name)?;
     }
-    netns::unname(&node.name)?;
-    // The kernel takes the far end away later, and its name is needed again at once.
-    netns::ip(&cluster.router(), &[format!("link del {}", node.name)])
+    netns::unname(&node.name)
 }
 
 /// Connects a node's pods; makes their namespaces.

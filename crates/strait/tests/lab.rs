@@ -254,7 +254,7 @@ fn mistakes_are_told_with_what_was_expected() {
     for (arguments, expected) in [
         (
             vec!["lab", "up", "--cni", "x"],
-            "expected bridge, calico or routed",
+            "expected one of bridge, calico, routed, cni-bridge",
         ),
         (vec!["lab", "up", "--clusters", "99"], "expected 1 to 50"),
         (vec!["lab", "up", "--name", "../x"], "expected 1 to 30 of"),
