@@ -1,6 +1,11 @@
 //! What counts as made good: what somebody else did, and nothing that was asked for.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests are tests"
+)]
 
 mod common;
 
