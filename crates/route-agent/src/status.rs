@@ -15,8 +15,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 /// The longest pause after a failure.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// The least time between two writes: with many remote clusters the object is large, and changes that come together are one write.
-const GAP: Duration = Duration::from_millis(500);
+/// The least time between two writes, for each remote cluster that the object tells of: with many it is large, and changes that
+/// come together are one write.
+const GAP: Duration = Duration::from_micros(500);
 /// When it is looked at again though nothing changed: somebody may have removed it.
 const VERIFY: Duration = Duration::from_secs(60);
 
@@ -28,7 +29,12 @@ pub(crate) fn start(client: Client, metrics: Metrics) -> watch::Sender<Option<Ac
         let mut pause = Duration::ZERO;
         let mut told = false;
         loop {
-            let wanted = receiver.borrow_and_update().as_ref().map(Account::object);
+            let mut gap = Duration::ZERO;
+            let wanted = receiver.borrow_and_update().as_ref().map(|account| {
+                let remotes = account.status.remote_endpoints.len();
+                gap = GAP * u32::try_from(remotes).unwrap_or(u32::MAX);
+                account.object()
+            });
             if let Some(object) = wanted {
                 match write(&client, object, &mut since).await {
                     Ok(()) => {
@@ -46,7 +52,7 @@ pub(crate) fn start(client: Client, metrics: Metrics) -> watch::Sender<Option<Ac
                 }
             }
             if pause.is_zero() {
-                sleep(GAP).await;
+                sleep(gap).await;
                 match timeout_at(Instant::now() + VERIFY, receiver.changed()).await {
                     Ok(Ok(())) | Err(_) => {}
                     Ok(Err(_)) => return,

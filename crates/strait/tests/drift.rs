@@ -178,9 +178,25 @@ fn take_away_on_both(lab: &Lab, damages: &[&str], of_worker: &[&str], of_gateway
     assert!(seen.is_ok(), "{seen:?}");
 }
 
+/// The state once the other node's Ethernet address is known: until then there is a flooding entry, and things work too.
+fn settled(lab: &Lab, node: &str) -> String {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let entries = lab.exec(node, &["ip", "neigh", "show", "nud", "permanent"]);
+        if entries.is_ok_and(|entries| entries.contains("dev vx-submariner")) {
+            return state(lab, node);
+        }
+        assert!(
+            Instant::now() < deadline,
+            "{node} does not hear of the other"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// Damages a node in every way, one after the other, and waits each time until it is as it was.
 fn take_away(lab: &Lab, node: &str, damages: &[&str]) {
-    let (before, pid) = (state(lab, node), agent(lab, node));
+    let (before, pid) = (settled(lab, node), agent(lab, node));
     for damage in damages {
         let words: Vec<&str> = damage.split(' ').collect();
         lab.exec(node, &words).expect(damage);
