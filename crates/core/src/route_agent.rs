@@ -25,7 +25,7 @@ use strait_api::names::{LINK_ALIAS, NFT_TABLE, NODE_VXLAN, NODE_VXLAN_6, ROUTE_P
 use strait_api::route_agent::AgentInfo;
 use strait_api::{ClusterId, Endpoint, IpPool, Node};
 use strait_host::nft::{TableFamily, TableId};
-use strait_host::{Filtering, Host, Owner};
+use strait_host::{Filtering, Host, Mac, Owner};
 
 use crate::health::Results;
 use crate::machine::Machine;
@@ -95,6 +95,8 @@ pub struct State {
     /// The active gateway, kept for a while after it is gone.
     gateway: Option<Endpoint>,
     gateway_lost: Option<Time>,
+    /// The Ethernet address of the device that a predecessor left.
+    inherited_mac: Option<Mac>,
 }
 
 impl State {
@@ -112,6 +114,7 @@ impl State {
             firewall: firewall::Firewall::default(),
             gateway: None,
             gateway_lost: None,
+            inherited_mac: None,
         }
     }
 }
@@ -129,7 +132,10 @@ impl Machine for State {
             Input::Pools(None) => self.pools = pools::Pools::default(),
             Input::PoolFailures(failures) => self.pools.failures = failures,
             Input::Health(results) => self.health = results,
-            Input::Host(host) => self.host = Some(host),
+            Input::Host(host) => {
+                self.inherited_mac = view::inherited_mac(&host).or(self.inherited_mac);
+                self.host = Some(host);
+            }
             Input::Filtering(seen) => self.firewall.apply(seen, now),
             Input::Tick => {}
         }

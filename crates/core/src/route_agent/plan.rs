@@ -8,7 +8,7 @@ use strait_api::names::ANNOTATION_VTEP_MAC;
 use strait_api::route_agent::{Condition as StatusCondition, RouteAgentStatus};
 use strait_api::vtep::Vxlan;
 use strait_api::{Kind, Object};
-use strait_host::{Family, Host, Mac, Owned, Wanted};
+use strait_host::{Family, Host, Owned, Wanted};
 
 use super::flows::FlowRules;
 use super::view::{FamilyView, Role};
@@ -136,7 +136,7 @@ impl State {
         let mut sysctls = BTreeMap::new();
         let mut loose = BTreeSet::new();
         let cable = self.cable(families);
-        let mac = mac(families);
+        let mac = self.mac(families);
         for view in families {
             if let Some((name, link)) = mac.and_then(|mac| routes::link(view, mac)) {
                 if view.family == Family::V4 {
@@ -550,7 +550,7 @@ impl State {
         )
         .with("status", &status);
         tell(&mut object, conditions);
-        if let Some(mac) = mac(families) {
+        if let Some(mac) = self.mac(families) {
             object
                 .annotations
                 .insert(ANNOTATION_VTEP_MAC.to_owned(), mac.to_string());
@@ -601,12 +601,6 @@ fn ipv6_forwarding(host: &Host) -> Option<bool> {
         (_, true) => None,
         (_, false) => Some(true),
     }
-}
-
-/// The Ethernet address of this node's VXLAN devices, of both families.
-fn mac(families: &[FamilyView<'_>]) -> Option<Mac> {
-    let underlay = families.iter().find_map(|v| v.underlay.as_ref())?;
-    Some(Mac(Vxlan::Nodes.mac(underlay.ip)))
 }
 
 /// The worst first; each once.
