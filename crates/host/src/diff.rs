@@ -12,8 +12,8 @@ use crate::{
     Wanted, rp_filter_path,
 };
 
-/// `RTPROT_STATIC` in linux/rtnetlink.h.
-const STATIC: u8 = 4;
+/// `RTPROT_BOOT` and `RTPROT_STATIC` in linux/rtnetlink.h: no daemon has put its number on the route.
+const UNCLAIMED: [u8; 2] = [3, 4];
 
 /// What to do, and what stands in the way.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -255,9 +255,11 @@ fn undirected(host: &Host, changes: &[Change]) -> BTreeSet<String> {
         LinkKind::Vxlan(vxlan) => vxlan.remote,
         LinkKind::Veth | LinkKind::Bridge | LinkKind::Loopback | LinkKind::Other(_) => None,
     };
-    let changed = changes.iter().filter_map(|change| match change {
-        Change::ChangeLink(name, link) => Some((name, remote(link))),
-        _ => None,
+    let changed = changes.iter().filter_map(|change| {
+        if let Change::ChangeLink(name, link) = change {
+            return Some((name, remote(link)));
+        }
+        None
     });
     changed
         .filter(|(name, new)| {
@@ -483,13 +485,15 @@ fn routes(
     changes
 }
 
-/// A route that a predecessor left: static, and by way of links that are the owner's or become so in this pass.
+/// A route that a predecessor left: of nobody's protocol, and by way of links that are the owner's or become so in this pass.
 fn inherited(host: &Host, wanted: &Wanted, owner: &Owner, route: &Route) -> bool {
     let owned = |hop: &crate::Hop| {
         let dev = hop.dev.as_ref();
         dev.is_some_and(|dev| on_owned(host, wanted, owner, dev))
     };
-    route.protocol == STATIC && !route.hops().is_empty() && route.hops().iter().all(owned)
+    UNCLAIMED.contains(&route.protocol)
+        && !route.hops().is_empty()
+        && route.hops().iter().all(owned)
 }
 
 fn rules(
