@@ -7,6 +7,7 @@ mod accepts;
 mod firewall;
 pub mod flows;
 mod health;
+pub mod leftovers;
 mod nft;
 mod plan;
 mod pools;
@@ -24,6 +25,7 @@ pub use plan::{Plan, tell};
 use strait_api::names::{LINK_ALIAS, NFT_TABLE, NODE_VXLAN, NODE_VXLAN_6, ROUTE_PROTOCOL};
 use strait_api::route_agent::AgentInfo;
 use strait_api::{ClusterId, Endpoint, IpPool, Node};
+use strait_host::leftovers::Found;
 use strait_host::nft::{TableFamily, TableId};
 use strait_host::{Filtering, Host, Mac, Owner};
 
@@ -53,6 +55,8 @@ pub struct Settings {
     pub service_cidrs: Vec<IpNet>,
     /// Whether other clusters' gateways are pinged.
     pub health_check: bool,
+    /// Whether what Submariner's route agent left is removed.
+    pub adopt: bool,
     /// Version of the software, for the RouteAgent object.
     pub version: String,
 }
@@ -77,6 +81,8 @@ pub enum Input {
     Host(Arc<Host>),
     /// What filters packets on this host, and what our rules have counted.
     Filtering(Filtering),
+    /// What of Submariner's is in this host's packet filters.
+    Leftovers(Found),
     /// Time has passed.
     Tick,
 }
@@ -92,6 +98,7 @@ pub struct State {
     health: Results,
     host: Option<Arc<Host>>,
     firewall: firewall::Firewall,
+    leftovers: leftovers::Memory,
     /// The active gateway, kept for a while after it is gone.
     gateway: Option<Endpoint>,
     gateway_lost: Option<Time>,
@@ -112,6 +119,7 @@ impl State {
             health: Results::default(),
             host: None,
             firewall: firewall::Firewall::default(),
+            leftovers: leftovers::Memory::default(),
             gateway: None,
             gateway_lost: None,
             inherited_mac: None,
@@ -137,6 +145,7 @@ impl Machine for State {
                 self.host = Some(host);
             }
             Input::Filtering(seen) => self.firewall.apply(seen, now),
+            Input::Leftovers(found) => self.leftovers.apply(found, now),
             Input::Tick => {}
         }
         self.endpoints.tick(now);
@@ -144,6 +153,7 @@ impl Machine for State {
         self.agents.tick(now);
         self.pools.there.tick(now);
         self.firewall.tick(now);
+        self.leftovers.tick(now);
         self.follow_gateway(now);
     }
 
@@ -159,6 +169,7 @@ impl Machine for State {
             .chain([
                 self.gateway_lost.map(|lost| lost + GATEWAY_GRACE),
                 self.firewall.deadline(),
+                self.leftovers.deadline(),
             ])
             .flatten()
             .min()

@@ -11,8 +11,9 @@ use strait_api::{Kind, Object};
 use strait_host::{Family, Host, Owned, Wanted};
 
 use super::flows::FlowRules;
+use super::leftovers::Leftover;
 use super::view::{FamilyView, Role};
-use super::{State, accepts, nft, routes, table};
+use super::{State, accepts, leftovers, nft, routes, table};
 use crate::local::{self, every_link, seen};
 use crate::net::of_family;
 use crate::remote::{Ours, Remote, remotes};
@@ -31,6 +32,10 @@ pub struct Plan {
     pub flows: Option<FlowRules>,
     /// The CNI addresses found, with their links: for the log line when one is found, changes or goes.
     pub cni: BTreeMap<Family, (IpAddr, String)>,
+    /// What Submariner's route agent left and may go now, in the order in which it goes.
+    pub leftovers: Vec<Leftover>,
+    /// What a predecessor left and is taken over as it is: for the log.
+    pub inherited: BTreeSet<String>,
     /// Whom to ping.
     pub health: BTreeSet<health::Target>,
     /// Changes of Calico's IPPools.
@@ -77,11 +82,26 @@ impl State {
         conditions.extend(health::conditions(&health, &self.health));
         let (pools, problem) = self.pool_changes(&remotes);
         conditions.extend(problem);
+        let wanted = self.wanted(host, &families);
+        let left = self.leftovers.leftovers(host, &families, &wanted);
+        let ways = wanted.routes.get();
+        let waits = ways.map_or(Some("it is known what is wanted"), |routes| {
+            self.leftovers.waits(self.role(), &families, routes)
+        });
+        let adopt = self.settings.adopt;
+        conditions.extend(self.leftovers.conditions(&left, adopt, waits));
         let conditions = sorted(conditions);
+        let going = if adopt && waits.is_none() {
+            left.going
+        } else {
+            Vec::new()
+        };
         Plan {
             pools,
             keeps_pools: self.role() == Role::Gateway,
-            wanted: self.wanted(host, &families),
+            inherited: leftovers::inherited(host, &families, &wanted),
+            wanted,
+            leftovers: going,
             object: Some(self.object(&families, &remotes, &conditions)),
             health,
             flows: Some(self.flow_rules(host, &families)),

@@ -35,6 +35,7 @@ fn settings(node: &str) -> Settings {
         cluster_cidrs: vec!["10.1.0.0/16".parse().unwrap()],
         service_cidrs: vec!["10.101.0.0/16".parse().unwrap()],
         health_check: true,
+        adopt: false,
         version: "test".into(),
     }
 }

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use strait_api::names::{LINK_ALIAS, NODE_VXLAN, NODE_VXLAN_PORT, NODE_VXLAN_VNI};
 use strait_api::vtep::Vxlan;
 use strait_api::{Endpoint, Node};
-use strait_host::{Family, Host, LinkKind, Mac};
+use strait_host::{Family, Host, Link, LinkKind, Mac};
 
 use super::State;
 use crate::local::{CniAddress, Underlay, cni_address, every_link, underlay};
@@ -226,14 +226,19 @@ fn shared_bits(a: IpAddr, b: IpAddr) -> u32 {
     }
 }
 
-/// The Ethernet address of the nodes' VXLAN device, where that is a predecessor's.
-pub(super) fn inherited_mac(host: &Host) -> Option<Mac> {
+/// The nodes' VXLAN device, where that is a predecessor's.
+pub(super) fn inherited(host: &Host) -> Option<&Link> {
     let link = host.links.get(NODE_VXLAN)?;
     let LinkKind::Vxlan(vxlan) = &link.kind else {
         return None;
     };
-    let adoptable = (vxlan.vni, vxlan.port) == (NODE_VXLAN_VNI, NODE_VXLAN_PORT)
-        && link.alias.as_deref() != Some(LINK_ALIAS);
-    link.mac
-        .filter(|mac| adoptable && mac.is_unicast() && !Vxlan::Nodes.gives(mac.0))
+    let ours = link.alias.as_deref() == Some(LINK_ALIAS);
+    let same = (vxlan.vni, vxlan.port) == (NODE_VXLAN_VNI, NODE_VXLAN_PORT);
+    (same && !ours).then_some(link)
+}
+
+/// Its Ethernet address, unless it is one of ours.
+pub(super) fn inherited_mac(host: &Host) -> Option<Mac> {
+    let mac = inherited(host)?.mac?;
+    (mac.is_unicast() && !Vxlan::Nodes.gives(mac.0)).then_some(mac)
 }
