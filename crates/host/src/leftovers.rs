@@ -67,7 +67,8 @@ pub struct Names {
 pub struct Found {
     /// Chains, by table of iptables.
     pub chains: BTreeMap<XtTable, BTreeSet<String>>,
-    /// Built-in chains of legacy tables in which a name was found, that drop by their policy or a rule of their own.
+    /// Built-in chains of legacy tables that drop, by their policy or a rule of their own, what a chain of such a name before that
+    /// does not let through.
     pub dropping: BTreeMap<XtTable, BTreeSet<String>>,
     /// Tables of nftables, with the names of their chains and sets.
     pub tables: BTreeMap<TableId, BTreeSet<String>>,

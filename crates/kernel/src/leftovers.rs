@@ -30,7 +30,7 @@ pub(crate) fn find(socket: &mut Socket, names: &Names) -> Result<Found, Error> {
                 Ok(content) => {
                     let chains = content.named(&names.chains);
                     if !chains.is_empty() {
-                        let dropping = content.dropping();
+                        let dropping = content.dropping(&names.chains);
                         found.dropping.insert(table.clone(), dropping);
                         found.chains.insert(table, chains);
                     }

@@ -18,7 +18,7 @@ use strait_host::leftovers::{Backend, Found, Names, XtTable};
 use strait_host::nft::TableId;
 use strait_host::{Host, Route, RouteKind, Rule, TABLE_MAIN, Wanted};
 
-use super::view::{FamilyView, Role};
+use super::view::FamilyView;
 use crate::Condition;
 use crate::time::Time;
 
@@ -245,7 +245,7 @@ impl Memory {
     /// Why nothing may go yet: what is in its place must stand first, and whoever has just put it there gets time.
     pub(super) fn waits(
         &self,
-        role: Role,
+        has_gateway: bool,
         families: &[FamilyView<'_>],
         routes: &BTreeSet<Route>,
     ) -> Option<&'static str> {
@@ -257,7 +257,7 @@ impl Memory {
         let mut subnets = families.iter().flat_map(FamilyView::subnets);
         if self.found.is_none() {
             Some("the packet filters of this host have been read")
-        } else if role == Role::NoGateway {
+        } else if !has_gateway {
             Some("this cluster has a gateway")
         } else if !subnets.all(|net| ways.contains(&net)) {
             Some("there is a way of ours to each remote cluster")
@@ -381,6 +381,3 @@ fn route_is(route: &Route, host: &Host, subnets: &BTreeSet<IpNet>) -> bool {
         _ => false,
     }
 }
-
-#[cfg(test)]
-mod tests;

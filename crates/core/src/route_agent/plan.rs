@@ -86,7 +86,8 @@ impl State {
         let left = self.leftovers.leftovers(host, &families, &wanted);
         let ways = wanted.routes.get();
         let waits = ways.map_or(Some("it is known what is wanted"), |routes| {
-            self.leftovers.waits(self.role(), &families, routes)
+            let has_gateway = self.role() != Role::NoGateway && self.gateway_lost.is_none();
+            self.leftovers.waits(has_gateway, &families, routes)
         });
         let adopt = self.settings.adopt;
         conditions.extend(self.leftovers.conditions(&left, adopt, waits));

@@ -4,6 +4,7 @@
 mod bad;
 mod health;
 mod input;
+mod leftovers;
 mod pools;
 mod source;
 mod way;

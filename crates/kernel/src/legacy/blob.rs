@@ -148,18 +148,27 @@ impl Content {
             .collect()
     }
 
-    /// Of `INPUT` and `FORWARD`, those that drop or reject by their policy or a rule of their own.
-    pub(crate) fn dropping(&self) -> BTreeSet<String> {
+    /// Of `INPUT` and `FORWARD`, those that drop or reject, by their policy or a rule of their own, what comes behind their
+    /// first jump to a chain whose name begins so.
+    pub(crate) fn dropping(&self, prefix: &str) -> BTreeSet<String> {
+        let chains = self.chains();
+        let named = |at: u32| {
+            let n = self.index(at);
+            chains.iter().any(|(name, (from, to))| {
+                name.starts_with(prefix) && n.is_some_and(|n| (*from..*to).contains(&n))
+            })
+        };
         let drops = |(hook, _): &(usize, &str)| {
+            let (begin, policy) = (self.info.begin[*hook], self.info.policy[*hook]);
+            let own = self.entries.iter();
+            let behind = own
+                .filter(|entry| (begin..=policy).contains(&entry.at))
+                .skip_while(|entry| !jump(entry).is_some_and(named));
             self.hooks().any(|used| used == *hook)
-                && self.entries.iter().any(|entry| {
-                    let within = self.info.begin[*hook] <= entry.at;
-                    let drops = match &entry.target {
-                        Target::Standard(verdict) => *verdict == DROP,
-                        Target::Other(name) => name == "REJECT",
-                        Target::Error(_) => false,
-                    };
-                    within && entry.at <= self.info.policy[*hook] && drops
+                && behind.into_iter().any(|entry| match &entry.target {
+                    Target::Standard(verdict) => *verdict == DROP,
+                    Target::Other(name) => name == "REJECT",
+                    Target::Error(_) => false,
                 })
         };
         let chains = FILTERING.into_iter().filter(drops);

@@ -33,6 +33,7 @@ pub(crate) fn settings(families: &[Family]) -> Settings {
         cluster_cidrs: of(POD_CIDRS),
         service_cidrs: of(SERVICE_CIDRS),
         health_check: false,
+        adopt: false,
         version: "test".into(),
     }
 }
