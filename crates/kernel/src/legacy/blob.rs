@@ -256,3 +256,98 @@ fn target(bytes: &[u8]) -> Option<Target> {
         _ => Target::Other(name),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(name: &str, data: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0; 112 + TARGET];
+        bytes[88..90].copy_from_slice(&112_u16.to_ne_bytes());
+        bytes[114..114 + name.len()].copy_from_slice(name.as_bytes());
+        bytes.extend(data);
+        bytes.resize(bytes.len().next_multiple_of(8), 0);
+        let len = bytes.len() as u16;
+        bytes[90..92].copy_from_slice(&len.to_ne_bytes());
+        bytes
+    }
+
+    fn verdict(verdict: i32) -> Vec<u8> {
+        entry("", &verdict.to_ne_bytes())
+    }
+
+    fn begin(chain: &str) -> Vec<u8> {
+        let mut name = chain.as_bytes().to_vec();
+        name.resize(CHAIN_NAME, 0);
+        entry("ERROR", &name)
+    }
+
+    /// `FORWARD` jumps to a chain, and drops by policy.
+    fn table() -> (Info, Vec<u8>) {
+        let (jump, end) = (152, 176);
+        let all = [
+            verdict(2 * jump + end),
+            verdict(DROP),
+            begin("SUBMARINER-FORWARD"),
+            verdict(-5),
+            begin("ERROR"),
+        ];
+        let bytes = all.concat();
+        let info = Info {
+            hooks: 1 << 2,
+            begin: [0; 5],
+            policy: [0, 0, jump as u32, 0, 0],
+            entries: 5,
+            size: bytes.len() as u32,
+        };
+        (info, bytes)
+    }
+
+    #[test]
+    fn a_chain_and_the_jump_that_began_another_go() {
+        let (info, bytes) = table();
+        let layout = Layout::of(Family::V4);
+        let content = Content::parse(layout, &info, &bytes).unwrap();
+        let names = content.named("SUBMARINER-");
+        assert_eq!(names.len(), 1);
+        assert_eq!(content.dropping("SUBMARINER-").len(), 1);
+        assert!(content.without(&["OTHER".to_owned()].into()).is_none());
+        let less = content.without(&names).unwrap();
+        assert_eq!(less.kept, [1, 4]);
+        assert_eq!((less.info.begin[2], less.info.policy[2]), (0, 0));
+        assert_eq!(less.bytes, [verdict(DROP), begin("ERROR")].concat());
+        let again = Content::parse(layout, &less.info, &less.bytes).unwrap();
+        assert!(again.named("SUBMARINER-").is_empty());
+    }
+
+    #[test]
+    fn no_truncation_and_no_flipped_byte_panics() {
+        let (info, bytes) = table();
+        let look = |info: &Info, bytes: &[u8]| {
+            for family in Family::ALL {
+                let layout = Layout::of(family);
+                if let Some(content) = Content::parse(layout, info, bytes) {
+                    let _ = content.dropping("S");
+                    let _ = content.without(&content.named(""));
+                }
+            }
+        };
+        for end in 0..bytes.len() {
+            look(&info, &bytes[..end]);
+        }
+        for at in 0..bytes.len() {
+            for value in [0, 1, 8, 0x70, 0x7f, 0x98, 0xff] {
+                let mut bad = bytes.clone();
+                bad[at] = value;
+                look(&info, &bad);
+            }
+        }
+        for hook in 0..5 {
+            for place in [1, 152, 304, 512, u32::MAX] {
+                let mut bad = info.clone();
+                (bad.hooks, bad.begin[hook], bad.policy[hook]) = (u32::MAX, place, place);
+                look(&bad, &bytes);
+            }
+        }
+    }
+}
