@@ -125,7 +125,7 @@ const SYSCTLS: &str = "
 
 /// The worker as Submariner leaves it: the gateway's Ethernet address unknown, all flooded to it, and some things of
 /// yesterday: an address, a cluster that has left, a time as a gateway.
-fn upstream_worker(lab: &Lab) {
+fn upstream_worker(lab: &Lab, cni: &str) {
     shell(
         lab,
         "east-2",
@@ -140,7 +140,7 @@ fn upstream_worker(lab: &Lab) {
                 ip route add $net via 240.30.1.11 dev vx-submariner proto static
             done
             ip rule add pref 150 lookup 150 protocol 0
-            ip route add 10.187.0.0/16 dev eth0 scope link table 150 proto static
+            ip route add 10.187.0.0/16 dev eth0 scope link src {cni} table 150 proto static
             "
         ),
     );
@@ -321,7 +321,7 @@ fn taken_over(purpose: &str, tools: [&str; 2], order: [&str; 2]) {
         upstream_filter(&lab, at, tool, &node(&lab, at).0);
     }
     upstream_gateway(&lab, &node(&lab, "east-1").0);
-    upstream_worker(&lab);
+    upstream_worker(&lab, &node(&lab, "east-2").0);
     for from in ["east-1-a", "east-2-a", "east-2"] {
         let probe = Probe::tcp(from, "west-2-a");
         let seen = lab.probe_until(&probe, PATIENCE, |_| true);

@@ -6,17 +6,19 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::Serialize;
 use strait_api::names::{
-    CABLE_VXLAN, CABLE_VXLAN_6, NODE_VXLAN, NODE_VXLAN_6, TABLE_GATEWAY, TABLE_VXLAN_CABLE,
+    CABLE_VXLAN, CABLE_VXLAN_6, NODE_VXLAN, NODE_VXLAN_6, ROUTE_PROTOCOL, TABLE_GATEWAY,
+    TABLE_VXLAN_CABLE,
 };
 use strait_api::vtep::Vxlan;
 use strait_host::leftovers::{Backend, Found, Names, XtTable};
 use strait_host::nft::TableId;
-use strait_host::{Host, Route, RouteKind, Rule, TABLE_MAIN, Wanted};
+use strait_host::{Hop, Host, Route, RouteKind, Rule, TABLE_MAIN, Wanted};
 
 use super::view::FamilyView;
 use crate::Condition;
@@ -24,6 +26,8 @@ use crate::time::Time;
 
 /// Table and rule priority of what came in by a gateway with OVN-Kubernetes (upstream `RA/handlers/ovn`).
 const TABLE_INGRESS: u32 = 149;
+/// The node's port of OVN-Kubernetes.
+const OVN_PORT: &str = "ovn-k8s-mp0";
 /// How the names of upstream's chains begin, and those of its Globalnet, which is another process.
 const CHAINS: &str = "SUBMARINER-";
 const GLOBALNET: &str = "SUBMARINER-GN-";
@@ -165,23 +169,54 @@ pub(super) struct Leftovers {
     pub unreadable: Vec<String>,
 }
 
+/// What of upstream's stands in the routing of this host.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Routing {
+    /// What is to go, the routes of a table before the rule that looks it up: the rule is known by them.
+    pub going: Vec<Leftover>,
+    /// What the pass of this plan takes over in its place, for people.
+    pub inherited: BTreeSet<String>,
+}
+
+/// Finds it.
+pub(super) fn routing(host: &Host, families: &[FamilyView<'_>], wanted: &Wanted) -> Routing {
+    let mut all = Routing::default();
+    if super::view::inherited(host).is_some() {
+        all.inherited.insert(format!("link {NODE_VXLAN}"));
+    }
+    let routes: Vec<&Route> = host.routes.iter().filter(|r| may_be(r)).collect();
+    let rules = host.rules.iter().filter(|r| plain(r));
+    let rules: Vec<&Rule> = rules.collect();
+    // On most nodes, and on each that was taken over, there is nothing to look at more closely.
+    if routes.is_empty() && rules.is_empty() {
+        return all;
+    }
+    let known = Known {
+        subnets: families.iter().flat_map(FamilyView::subnets).collect(),
+        pods: families.iter().flat_map(|v| &v.pods).copied().collect(),
+    };
+    let wanted = wanted.routes.get().into_iter().flatten();
+    let wanted: BTreeSet<_> = wanted.map(Route::key).collect();
+    for route in routes.into_iter().filter(|r| known.route(r)) {
+        let leftover = Leftover::Route(route.clone());
+        if wanted.contains(&route.key()) {
+            all.inherited.insert(leftover.to_string());
+        } else {
+            all.going.push(leftover);
+        }
+    }
+    let rules = rules.into_iter().filter(|rule| known.rule(rule, host));
+    all.going.extend(rules.cloned().map(Leftover::Rule));
+    all
+}
+
 impl Memory {
-    /// What there is; a route in the place of a wanted one is not of it: that one takes its place.
-    pub(super) fn leftovers(
-        &self,
-        host: &Host,
-        families: &[FamilyView<'_>],
-        wanted: &Wanted,
-    ) -> Leftovers {
-        let replaced = |r: &Route| has(wanted, r);
-        let subnets: BTreeSet<IpNet> = families.iter().flat_map(FamilyView::subnets).collect();
-        let mut all = Leftovers::default();
-        // A rule goes after the routes of its table: by the rule they are known.
-        let left = |r: &&Route| route_is(r, host, &subnets) && !replaced(r);
-        let routes = host.routes.iter().filter(left);
-        all.going.extend(routes.cloned().map(Leftover::Route));
-        let rules = host.rules.iter().filter(|r| rule_is(r, &subnets));
-        all.going.extend(rules.cloned().map(Leftover::Rule));
+    /// What there is, beside what `routing` has.
+    pub(super) fn leftovers(&self, routing: Vec<Leftover>) -> Leftovers {
+        let mut all = Leftovers {
+            going: routing,
+            ..Leftovers::default()
+        };
         let Some(found) = &self.found else {
             return all;
         };
@@ -269,30 +304,6 @@ impl Memory {
     }
 }
 
-/// What the pass of this plan takes over in its place, for people.
-pub(super) fn inherited(
-    host: &Host,
-    families: &[FamilyView<'_>],
-    wanted: &Wanted,
-) -> BTreeSet<String> {
-    let subnets: BTreeSet<IpNet> = families.iter().flat_map(FamilyView::subnets).collect();
-    let routes = host.routes.iter().filter(|r| route_is(r, host, &subnets));
-    let routes = routes.filter(|r| has(wanted, r));
-    let mut all: BTreeSet<String> = routes
-        .map(|r| Leftover::Route(r.clone()).to_string())
-        .collect();
-    if super::view::inherited(host).is_some() {
-        all.insert(format!("link {NODE_VXLAN}"));
-    }
-    all
-}
-
-/// Whether a route is wanted in the place of this one.
-fn has(wanted: &Wanted, route: &Route) -> bool {
-    let routes = wanted.routes.get();
-    routes.is_some_and(|routes| routes.iter().any(|r| r.key() == route.key()))
-}
-
 fn listed(all: &[Leftover]) -> String {
     let mut words: Vec<String> = all.iter().take(NAMED).map(ToString::to_string).collect();
     if all.len() > NAMED {
@@ -340,44 +351,71 @@ fn stays(object: &Leftover, found: &Found) -> Option<String> {
     }
 }
 
-fn rule_is(rule: &Rule, subnets: &BTreeSet<IpNet>) -> bool {
-    let remote = |net: Option<IpNet>| net.is_some_and(|net| subnets.contains(&net));
-    let shape = match rule.table {
-        // With OVN-Kubernetes there is a rule for each remote subnet.
-        TABLE_GATEWAY => rule.from.is_none() && (rule.to.is_none() || remote(rule.to)),
-        TABLE_INGRESS => remote(rule.from),
-        TABLE_VXLAN_CABLE => rule.from.is_none() && rule.to.is_none(),
-        _ => false,
-    };
-    let plain = rule.priority == rule.table && rule.mark.is_none();
-    shape && plain && RULES.contains(&rule.protocol)
+/// Whether a rule has a number and the protocol of upstream's, and selects by nothing that upstream does not.
+fn plain(rule: &Rule) -> bool {
+    let tables = [TABLE_GATEWAY, TABLE_INGRESS, TABLE_VXLAN_CABLE];
+    tables.contains(&rule.table)
+        && rule.priority == rule.table
+        && rule.mark.is_none()
+        && RULES.contains(&rule.protocol)
 }
 
-fn route_is(route: &Route, host: &Host, subnets: &BTreeSet<IpNet>) -> bool {
+/// Whether a route stands where upstream's do, and no daemon's number on it.
+fn may_be(route: &Route) -> bool {
     let hops = route.hops();
-    if hops.is_empty() || !ROUTES.contains(&route.protocol) {
-        return false;
-    }
     let by = |links: [&str; 2], vxlan: Vxlan| {
         hops.iter().all(|hop| {
             let link = hop.dev.as_deref().is_some_and(|dev| links.contains(&dev));
-            let via = |ip: std::net::IpAddr| vxlan.prefix(ip.is_ipv6()).contains(&ip);
+            let via = |ip: IpAddr| vxlan.prefix(ip.is_ipv6()).contains(&ip);
             link && hop.via.is_some_and(via)
         })
     };
-    match route.table {
-        TABLE_MAIN => by([NODE_VXLAN, NODE_VXLAN_6], Vxlan::Nodes),
-        TABLE_VXLAN_CABLE => by([CABLE_VXLAN, CABLE_VXLAN_6], Vxlan::Gateways),
-        TABLE_GATEWAY | TABLE_INGRESS => {
-            let rules = host
-                .rules
-                .iter()
-                .filter(|r| r.table == route.table && r.family == route.family());
-            let (upstreams, others): (Vec<_>, Vec<_>) = rules.partition(|r| rule_is(r, subnets));
-            // The table of a rule that somebody else made may be somebody else's.
-            let whole = !upstreams.is_empty() && others.is_empty();
-            whole || subnets.contains(&route.dst)
+    !hops.is_empty()
+        && ROUTES.contains(&route.protocol)
+        && match route.table {
+            TABLE_MAIN => by([NODE_VXLAN, NODE_VXLAN_6], Vxlan::Nodes),
+            TABLE_VXLAN_CABLE => by([CABLE_VXLAN, CABLE_VXLAN_6], Vxlan::Gateways),
+            TABLE_GATEWAY | TABLE_INGRESS => true,
+            _ => false,
         }
-        _ => false,
+}
+
+/// By what upstream's routes and rules are known beside their numbers, which others may use too.
+struct Known {
+    subnets: BTreeSet<IpNet>,
+    pods: BTreeSet<IpNet>,
+}
+
+impl Known {
+    /// Of a route that may be. A gateway's name the CNI address as their source; with OVN-Kubernetes, they have its device.
+    fn route(&self, route: &Route) -> bool {
+        if ![TABLE_GATEWAY, TABLE_INGRESS].contains(&route.table) {
+            return true;
+        }
+        let of_a_pod_network = match &route.kind {
+            RouteKind::Unicast { src: Some(ip), .. } => self.pods.iter().any(|n| n.contains(ip)),
+            RouteKind::Unicast { src: None, .. }
+            | RouteKind::Unreachable
+            | RouteKind::Blackhole
+            | RouteKind::Prohibit
+            | RouteKind::Throw => false,
+        };
+        let ovn = |hop: &Hop| hop.dev.as_deref() == Some(OVN_PORT);
+        of_a_pod_network || self.subnets.contains(&route.dst) || route.hops().iter().any(ovn)
+    }
+
+    /// Of a plain rule. One for everything is upstream's if nobody else has anything in the table.
+    fn rule(&self, rule: &Rule, host: &Host) -> bool {
+        let remote = |net: IpNet| self.subnets.contains(&net);
+        match (rule.table, rule.from, rule.to) {
+            (TABLE_GATEWAY, None, Some(to)) => remote(to),
+            (TABLE_INGRESS, Some(from), _) => remote(from),
+            (TABLE_GATEWAY | TABLE_VXLAN_CABLE, None, None) => host
+                .routes
+                .iter()
+                .filter(|r| r.table == rule.table && r.family() == rule.family)
+                .all(|r| r.protocol == ROUTE_PROTOCOL || may_be(r) && self.route(r)),
+            _ => false,
+        }
     }
 }

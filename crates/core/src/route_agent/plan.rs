@@ -83,9 +83,10 @@ impl State {
         let (pools, problem) = self.pool_changes(&remotes);
         conditions.extend(problem);
         let wanted = self.wanted(host, &families);
-        let left = self.leftovers.leftovers(host, &families, &wanted);
-        let ways = wanted.routes.get();
-        let waits = ways.map_or(Some("it is known what is wanted"), |routes| {
+        let routing = leftovers::routing(host, &families, &wanted);
+        let left = self.leftovers.leftovers(routing.going);
+        let ways = wanted.routes.get().filter(|_| !left.going.is_empty());
+        let waits = ways.and_then(|routes| {
             let has_gateway = self.role() != Role::NoGateway && self.gateway_lost.is_none();
             self.leftovers.waits(has_gateway, &families, routes)
         });
@@ -100,7 +101,7 @@ impl State {
         Plan {
             pools,
             keeps_pools: self.role() == Role::Gateway,
-            inherited: leftovers::inherited(host, &families, &wanted),
+            inherited: routing.inherited,
             wanted,
             leftovers: going,
             object: Some(self.object(&families, &remotes, &conditions)),

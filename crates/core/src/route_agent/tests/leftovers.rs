@@ -40,6 +40,8 @@ fn rule(priority: u32, table: u32, protocol: u8) -> Rule {
 }
 
 fn by(table: u32, dst: &str, dev: &str, via: Option<&str>, protocol: u8) -> Route {
+    // As a gateway's have it.
+    let src = via.is_none().then(|| "10.1.2.1".parse().unwrap());
     let hops = vec![Hop {
         dev: Some(dev.into()),
         via: via.map(|ip| ip.parse().unwrap()),
@@ -50,7 +52,7 @@ fn by(table: u32, dst: &str, dev: &str, via: Option<&str>, protocol: u8) -> Rout
         dst: net(dst),
         metric: 0,
         protocol,
-        kind: RouteKind::Unicast { hops, src: None },
+        kind: RouteKind::Unicast { hops, src },
     }
 }
 
@@ -97,8 +99,7 @@ fn worker() -> Host {
 
 #[test]
 fn what_has_upstreams_numbers_and_shape_goes_and_nothing_else() {
-    let mut host = worker();
-    host.rules.remove(&rule(150, 150, 17));
+    let host = worker();
     let s = adopting(WORKER, host.clone());
     let all = [
         "route 10.2.0.0/16 in table 100 by vxlan-tunnel",
@@ -113,12 +114,21 @@ fn what_has_upstreams_numbers_and_shape_goes_and_nothing_else() {
         ["route 10.2.0.0/16 in table 254 by vx-submariner"],
         "what is wanted there takes its place"
     );
-    // Somebody else looks the table up: of it only goes what leads to remote clusters.
-    host.rules.insert(rule(7, 150, 3));
-    host.routes.insert(by(150, "10.2.0.0/16", "eth0", None, 4));
-    let s = adopting(WORKER, host);
-    assert!(going(&s).contains(&"route 10.2.0.0/16 in table 150 by eth0".to_owned()));
-    assert!(!going(&s).contains(&"route 10.88.0.0/16 in table 150 by eth0".to_owned()));
+    // Somebody else uses the tables, and the rules that look them up, too.
+    for (theirs, rule) in [
+        (by(150, "0.0.0.0/0", "eth0", Some("172.30.1.1"), 3), all[4]),
+        (by(150, "10.88.0.0/24", "eth0", None, 17), all[4]),
+        (
+            by(100, "10.88.0.0/24", "eth0", Some("172.30.1.1"), 4),
+            all[3],
+        ),
+    ] {
+        let mut host = host.clone();
+        host.routes.insert(theirs);
+        let mut left = all.to_vec();
+        left.retain(|what| *what != rule);
+        assert_eq!(going(&adopting(WORKER, host)), left);
+    }
 }
 
 #[test]
