@@ -1,10 +1,11 @@
 //! What Submariner left: what is taken for that, when it goes, and what is said.
 
 use strait_host::leftovers::{Backend, Found, XtTable};
-use strait_host::{Rule, Vxlan};
+use strait_host::{Family, Rule, Vxlan};
 
 use super::super::leftovers::Leftover;
 use super::*;
+use crate::Severity;
 
 fn adopting(node: &str, host: Host) -> State {
     let mut settings = settings(node);
