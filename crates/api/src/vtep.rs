@@ -57,6 +57,13 @@ impl Vxlan {
         self.inner_net(any).trunc()
     }
 
+    /// Whether an Ethernet address is of the form that [`Vxlan::mac`] gives.
+    #[must_use]
+    pub fn gives(self, mac: [u8; 6]) -> bool {
+        let [first, second, ..] = self.mac(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        mac.starts_with(&[first, second])
+    }
+
     /// The Ethernet address of the device of the host with this outer address: locally administered, and the same
     /// each time the device is made, so that peers' entries stay right. Unique in the VXLAN as far as inner addresses are.
     #[must_use]

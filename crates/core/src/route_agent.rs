@@ -9,6 +9,7 @@ mod before;
 mod firewall;
 pub mod flows;
 mod health;
+pub mod leftovers;
 mod nft;
 mod plan;
 mod pools;
@@ -29,8 +30,9 @@ pub use plan::Plan;
 use strait_api::names::{LINK_ALIAS, NFT_TABLE, NODE_VXLAN, NODE_VXLAN_6, ROUTE_PROTOCOL};
 use strait_api::route_agent::AgentInfo;
 use strait_api::{ClusterId, Endpoint, IpPool, Node};
+use strait_host::leftovers::Found;
 use strait_host::nft::{TableFamily, TableId};
-use strait_host::{Filtering, Host, Owner};
+use strait_host::{Filtering, Host, Mac, Owner};
 
 use crate::health::Results;
 use crate::machine::Machine;
@@ -60,6 +62,8 @@ pub struct Settings {
     pub health_check: bool,
     /// Whether a worker pings its own cluster's gateway too, if others are.
     pub self_test: bool,
+    /// Whether what Submariner's route agent left is removed.
+    pub adopt: bool,
     /// Version of the software, for the RouteAgent object.
     pub version: String,
 }
@@ -85,6 +89,8 @@ pub enum Input {
     Filtering(Filtering),
     /// Whether this process holds the lock that a gateway holds as long as it runs.
     GatewayLock(bool),
+    /// What of Submariner's is in this host's packet filters.
+    Leftovers(Found),
     /// Time has passed.
     Tick,
 }
@@ -104,9 +110,12 @@ pub struct State {
     before: before::Before,
     /// Whether we hold the gateway's lock: none runs here.
     locked: bool,
+    leftovers: leftovers::Memory,
     /// The active gateway, kept for a while after it is gone.
     gateway: Option<Endpoint>,
     gateway_lost: Option<Time>,
+    /// The Ethernet address of the device that a predecessor left.
+    inherited_mac: Option<Mac>,
 }
 
 impl State {
@@ -125,8 +134,10 @@ impl State {
             self_test: selftest::SelfTest::default(),
             before: before::Before::default(),
             locked: false,
+            leftovers: leftovers::Memory::default(),
             gateway: None,
             gateway_lost: None,
+            inherited_mac: None,
         }
     }
 }
@@ -148,6 +159,7 @@ impl Machine for State {
                 self.health = results;
             }
             Input::Host(host) => {
+                self.inherited_mac = view::inherited_mac(&host).or(self.inherited_mac);
                 self.before.observe(&host);
                 if let Some(wanted) = self.foreign_sysctls_wanted(&host) {
                     self.before.want(&wanted, now);
@@ -156,6 +168,7 @@ impl Machine for State {
             }
             Input::Filtering(seen) => self.firewall.apply(seen, now),
             Input::GatewayLock(held) => self.locked = held,
+            Input::Leftovers(found) => self.leftovers.apply(found, now),
             Input::Tick => {}
         }
         self.endpoints.tick(now);
@@ -165,6 +178,7 @@ impl Machine for State {
         self.firewall.tick(now);
         self.self_test.tick(now);
         self.before.tick(now);
+        self.leftovers.tick(now);
         self.follow_gateway(now);
     }
 
@@ -182,6 +196,7 @@ impl Machine for State {
                 self.firewall.deadline(),
                 self.self_test.deadline(),
                 self.before.deadline(),
+                self.leftovers.deadline(),
             ])
             .flatten()
             .min()

@@ -35,7 +35,8 @@ pub enum Stage {
 pub enum Change {
     /// Makes a link.
     CreateLink(String, Link),
-    /// Sets the MTU, Ethernet address, alias and state of a link to these; its type stays.
+    /// Sets the MTU, Ethernet address, alias and state of a link to these, of a VXLAN device its ends and learning too;
+    /// its type stays.
     ChangeLink(String, Link),
     /// Removes a link with all that hangs on it.
     RemoveLink(String),

@@ -1,15 +1,19 @@
 //! The difference between what a host has and what an owner wants of it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use serde::Serialize;
 
 use crate::firewall;
 use crate::nft::{self, Table, TableId};
 use crate::{
-    Address, Change, Host, Link, LinkKind, Mac, Owned, Owner, Route, Rule, Stage, Wanted,
-    rp_filter_path,
+    Address, Change, Fdb, Host, Link, LinkKind, Mac, Owned, Owner, Route, Rule, Stage, Vxlan,
+    Wanted, rp_filter_path,
 };
+
+/// `RTPROT_BOOT` and `RTPROT_STATIC` in linux/rtnetlink.h: no daemon has put its number on the route.
+const UNCLAIMED: [u8; 2] = [3, 4];
 
 /// What to do, and what stands in the way.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -79,8 +83,16 @@ pub fn diff(host: &Host, wanted: &Wanted, owner: &Owner) -> Difference {
     // Stable: within a stage the order above is kept. The links keep their own order: one that is made
     // anew has its removal in front.
     d.changes.sort_by_key(Change::stage);
+    // What takes the place of a default destination comes before that goes.
+    let early = undirected(host, &links);
+    let (mut first, rest): (Vec<Change>, Vec<Change>) = d
+        .changes
+        .into_iter()
+        .partition(|c| matches!(c, Change::SetFdb(f) if early.contains(&f.link)));
+    d.changes = rest;
+    first.extend(links);
     let at = d.changes.partition_point(|c| c.stage() < Stage::Links);
-    d.changes.splice(at..at, links);
+    d.changes.splice(at..at, first);
     removals.sort_by_key(removal_order);
     d.changes.extend(removals);
     drop_lost_on_conflicts(&mut d);
@@ -154,6 +166,7 @@ fn links(
     conflicts: &mut Vec<Conflict>,
     removals: &mut Vec<Change>,
 ) -> Vec<Change> {
+    let fdb = &wanted.fdb;
     let Owned::Set(wanted) = &wanted.links else {
         return Vec::new();
     };
@@ -176,6 +189,12 @@ fn links(
                 }
             }
             Some(have) if owner.owns_link(name, have) || adoptable(have, want) => {
+                if let Some(settled) = in_place(name, have, want, fdb) {
+                    if *have != settled {
+                        changes.push(Change::ChangeLink(name.clone(), settled));
+                    }
+                    continue;
+                }
                 changes.push(Change::RemoveLink(name.clone()));
                 changes.push(Change::CreateLink(name.clone(), want.clone()));
             }
@@ -212,6 +231,58 @@ fn adoptable(have: &Link, want: &Link) -> bool {
         }
         _ => false,
     }
+}
+
+/// What a VXLAN device becomes if it can become what is wanted while it is in use: its routes stay, and nothing is lost.
+fn in_place(name: &str, have: &Link, want: &Link, fdb: &Owned<BTreeSet<Fdb>>) -> Option<Link> {
+    let (LinkKind::Vxlan(old), LinkKind::Vxlan(new)) = (&have.kind, &want.kind) else {
+        return None;
+    };
+    let v6 = old.local.or(old.remote).is_some_and(|ip| ip.is_ipv6());
+    let same = (old.vni, old.port) == (new.vni, new.port);
+    if !same || new.local?.is_ipv6() != v6 {
+        return None;
+    }
+    // The kernel removes the entry of the zero address that a default destination is together with it: where that very
+    // entry is wanted, it stays as it is, since between removing and adding nothing would be sent.
+    let floods = |dst: &IpAddr| {
+        let entry = Fdb {
+            link: name.to_owned(),
+            mac: Mac::ZERO,
+            dst: *dst,
+        };
+        fdb.get().is_none_or(|wanted| wanted.contains(&entry))
+    };
+    Some(Link {
+        kind: LinkKind::Vxlan(Vxlan {
+            remote: new.remote.or(old.remote.filter(floods)),
+            ..new.clone()
+        }),
+        master: have.master.clone(),
+        mac: want.mac.or(have.mac),
+        ..want.clone()
+    })
+}
+
+/// The links whose default destination goes in this pass.
+fn undirected(host: &Host, changes: &[Change]) -> BTreeSet<String> {
+    let remote = |link: &Link| match &link.kind {
+        LinkKind::Vxlan(vxlan) => vxlan.remote,
+        LinkKind::Veth | LinkKind::Bridge | LinkKind::Loopback | LinkKind::Other(_) => None,
+    };
+    let changed = changes.iter().filter_map(|change| {
+        if let Change::ChangeLink(name, link) = change {
+            return Some((name, remote(link)));
+        }
+        None
+    });
+    changed
+        .filter(|(name, new)| {
+            let old = host.links.get(*name).and_then(remote);
+            old.is_some() && old != *new
+        })
+        .map(|(name, _)| name.clone())
+        .collect()
 }
 
 /// The kernel refuses a second VXLAN device of the same network identifier, port and family.
@@ -411,12 +482,14 @@ fn routes(
     }
     for route in missing {
         match in_place.get(&route.key()) {
-            Some(other) if !owner.owns_route(other) => conflicts.push(Conflict::Route {
-                table: other.table,
-                dst: other.dst,
-                metric: other.metric,
-                protocol: other.protocol,
-            }),
+            Some(other) if !owner.owns_route(other) && !inherited(host, wanted, owner, other) => {
+                conflicts.push(Conflict::Route {
+                    table: other.table,
+                    dst: other.dst,
+                    metric: other.metric,
+                    protocol: other.protocol,
+                })
+            }
             _ => changes.push(Change::SetRoute(route.clone())),
         }
     }
@@ -425,6 +498,17 @@ fn routes(
         .filter(|r| owner.owns_route(r) && !replaced.contains(&r.key()));
     removals.extend(extra.cloned().map(Change::RemoveRoute));
     changes
+}
+
+/// A route that a predecessor left: of nobody's protocol, and by way of links that are the owner's or become so in this pass.
+fn inherited(host: &Host, wanted: &Wanted, owner: &Owner, route: &Route) -> bool {
+    let owned = |hop: &crate::Hop| {
+        let dev = hop.dev.as_ref();
+        dev.is_some_and(|dev| on_owned(host, wanted, owner, dev))
+    };
+    UNCLAIMED.contains(&route.protocol)
+        && !route.hops().is_empty()
+        && route.hops().iter().all(owned)
 }
 
 fn rules(

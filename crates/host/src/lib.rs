@@ -11,6 +11,7 @@ pub mod change;
 pub mod contention;
 pub mod diff;
 pub mod firewall;
+pub mod leftovers;
 pub mod link;
 pub mod nft;
 pub mod route;

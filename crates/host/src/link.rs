@@ -109,7 +109,7 @@ pub enum LinkKind {
     Other(String),
 }
 
-/// The attributes of a VXLAN device that we set; none of them changes without the device being made anew.
+/// The attributes of a VXLAN device that we set; network identifier, port and family change only by making it anew.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vxlan {
     /// Network identifier, 24 bits.

@@ -423,6 +423,53 @@ fn a_predecessors_link_of_our_name_and_type_is_adopted_without_being_made_anew()
 }
 
 #[test]
+fn a_route_that_a_predecessor_left_by_way_of_our_link_gives_way_without_a_gap() {
+    let route = |protocol, dev: &str| Route {
+        table: 254,
+        dst: net(1),
+        metric: 0,
+        protocol,
+        kind: RouteKind::Unicast {
+            hops: vec![Hop {
+                dev: Some(dev.to_owned()),
+                via: Some(ip(9)),
+                onlink: false,
+            }],
+            src: None,
+        },
+    };
+    let wanted = Wanted {
+        routes: Owned::Set([route(OURS, "vx0")].into()),
+        ..wanting(plain_link(Some("strait"), 100))
+    };
+    let with = |have: Route| {
+        let host = Host {
+            links: [("vx0".to_owned(), plain_link(None, 100))].into(),
+            routes: [have].into(),
+            ..Host::default()
+        };
+        diff(&host, &wanted, &owner())
+    };
+    let taken = with(route(THEIRS, "vx0"));
+    assert_eq!(taken.conflicts, []);
+    assert!(
+        taken
+            .changes
+            .contains(&Change::SetRoute(route(OURS, "vx0")))
+    );
+    assert!(
+        !taken
+            .changes
+            .iter()
+            .any(|c| matches!(c, Change::RemoveRoute(_)))
+    );
+    // That of a daemon, or by another link, is somebody's.
+    for other in [route(17, "vx0"), route(THEIRS, "eth0")] {
+        assert_eq!(with(other).conflicts.len(), 1);
+    }
+}
+
+#[test]
 fn a_foreign_link_of_our_name_is_a_conflict_and_is_left_alone() {
     let host = Host {
         links: [("vx0".to_owned(), other_link())].into(),

@@ -11,6 +11,9 @@ mod conntrack;
 mod error;
 #[cfg(test)]
 mod hostile;
+mod ipset;
+mod leftovers;
+mod legacy;
 mod link;
 mod neighbour;
 mod nft;
@@ -30,6 +33,7 @@ pub use conntrack::{Flow, Tuple};
 pub use error::{Error, Failure};
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_SOCK_DIAG};
 pub use reconciler::{Outcome, Reconciler};
+use strait_host::leftovers::{Backend, Found, Names, XtTable};
 use strait_host::nft::TableId;
 use strait_host::{Change, Family, Filtering, Host};
 pub use tcp::TcpSocket;
@@ -128,9 +132,56 @@ impl Kernel {
         tokio::task::yield_now().await;
         Ok(Filtering {
             chains: nft::base_chains(&mut self.nf)?,
-            legacy: Family::ALL.into_iter().filter(has_legacy).collect(),
+            legacy: Family::ALL
+                .into_iter()
+                .filter(|family| legacy::tables(*family).contains("filter"))
+                .collect(),
             counted: nft::counters(&mut self.nf, table)?,
         })
+    }
+
+    /// What is in packet filters under these names, whoever made it.
+    ///
+    /// # Errors
+    /// What the kernel says. Tables of legacy iptables that can't be read are part of the answer.
+    pub async fn leftovers(&mut self, names: &Names) -> Result<Found, Error> {
+        tokio::task::yield_now().await;
+        leftovers::find(&mut self.nf, names)
+    }
+
+    /// Removes chains of iptables with the rules in them, and every rule of the same table that jumps there. That
+    /// they are gone already is no failure.
+    ///
+    /// # Errors
+    /// What the kernel says. Nothing of the table has changed then.
+    pub async fn remove_chains(
+        &mut self,
+        table: &XtTable,
+        chains: &BTreeSet<String>,
+    ) -> Result<(), Error> {
+        tokio::task::yield_now().await;
+        match table.backend {
+            Backend::Nft => nft::remove_chains(&mut self.nf, table, chains),
+            Backend::Legacy => legacy::remove(table, chains),
+        }
+    }
+
+    /// Removes an nftables table, whoever made it. That it is gone already is no failure.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub async fn remove_table(&mut self, table: &TableId) -> Result<(), Error> {
+        tokio::task::yield_now().await;
+        nft::remove_table(&mut self.nf, table)
+    }
+
+    /// Removes a set of ipset. That it is gone already is no failure.
+    ///
+    /// # Errors
+    /// What the kernel says; a set that a rule refers to can't be removed.
+    pub async fn remove_set(&mut self, name: &str) -> Result<(), Error> {
+        tokio::task::yield_now().await;
+        ipset::destroy(&mut self.nf, name)
     }
 
     /// The TCP sockets of both families that have, or seek, another end, and that `keep` wants.
@@ -168,15 +219,4 @@ impl Kernel {
     pub fn watch(&self) -> Result<Watch, Error> {
         Watch::open()
     }
-}
-
-/// Whether the iptables of before nftables has a `filter` table here; its rules can't be read by netlink.
-fn has_legacy(family: &Family) -> bool {
-    let name = match family {
-        Family::V4 => "ip_tables_names",
-        Family::V6 => "ip6_tables_names",
-    };
-    // As with /proc/sys/net, what counts is the calling thread's namespace.
-    std::fs::read_to_string(format!("/proc/thread-self/net/{name}"))
-        .is_ok_and(|names| names.lines().any(|name| name == "filter"))
 }

@@ -1,7 +1,7 @@
 //! Links: decoding, and the steps that make one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use nix::errno::Errno;
 use strait_host::{Link, LinkKind, Mac, Vxlan};
@@ -180,8 +180,13 @@ pub(crate) fn create(socket: &mut Socket, name: &str, link: &Link) -> Result<(),
 }
 
 fn encode_vxlan(data: &mut Request, vxlan: &Vxlan) {
+    data.attr(VXLAN_PORT, &vxlan.port.to_be_bytes());
+    encode_changeable(data, vxlan);
+}
+
+/// What can be changed while the device is in use, and its network identifier.
+fn encode_changeable(data: &mut Request, vxlan: &Vxlan) {
     data.u32(VXLAN_ID, vxlan.vni)
-        .attr(VXLAN_PORT, &vxlan.port.to_be_bytes())
         .u8(VXLAN_LEARNING, u8::from(vxlan.learning));
     let mut ip = |v4, v6, ip: Option<IpAddr>| match ip {
         Some(ip @ IpAddr::V4(_)) => drop(data.ip(v4, ip)),
@@ -211,11 +216,35 @@ fn set_up(socket: &mut Socket, index: u32, name: &str, up: bool) -> Result<(), E
     socket.tell(request, &format_args!("set link {name} {state}"))
 }
 
-/// Sets MTU, Ethernet address, alias and state, where they differ.
+/// Gives a VXLAN device another source, another default destination or none, and other learning.
+fn redirect(socket: &mut Socket, index: u32, name: &str, vxlan: &Vxlan) -> Result<(), Error> {
+    let any = match vxlan.local {
+        Some(IpAddr::V6(_)) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        Some(IpAddr::V4(_)) | None => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    };
+    let explicit = Vxlan {
+        remote: vxlan.remote.or(Some(any)),
+        ..vxlan.clone()
+    };
+    // `RTM_SETLINK` does not look at what is particular to a type.
+    let mut request = Request::new(libc::RTM_NEWLINK, 0, &fixed(index, 0, 0));
+    request.nest(LINK_INFO, |info| {
+        info.text(INFO_KIND, "vxlan");
+        info.nest(INFO_DATA, |data| encode_changeable(data, &explicit));
+    });
+    socket.tell(request, &format_args!("redirect link {name}"))
+}
+
+/// Sets the ends of a VXLAN device, MTU, Ethernet address, alias and state, where they differ.
 pub(crate) fn change(socket: &mut Socket, name: &str, link: &Link) -> Result<(), Error> {
     let Indexed {
         index, link: have, ..
     } = look_up(socket, name)?;
+    if let (LinkKind::Vxlan(old), LinkKind::Vxlan(new)) = (&have.kind, &link.kind)
+        && old != new
+    {
+        redirect(socket, index, name, new)?;
+    }
     let mtu = Some(link.mtu).filter(|mtu| *mtu != have.mtu);
     let mac = link.mac.filter(|mac| Some(*mac) != have.mac);
     // With an Ethernet address the kernel drops even permanent neighbours.

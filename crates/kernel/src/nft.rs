@@ -4,6 +4,7 @@
 
 mod accepts;
 mod batch;
+mod chains;
 mod expression;
 mod foreign;
 mod message;
@@ -14,6 +15,9 @@ mod statement;
 
 pub(crate) use accepts::{list as list_accepts, set as set_accepts};
 pub(crate) use batch::commit;
+pub(crate) use chains::{
+    named as named_chains, remove as remove_chains, remove_table, tables as named_tables,
+};
 pub(crate) use foreign::{base_chains, counters};
 pub(crate) use read::list;
 

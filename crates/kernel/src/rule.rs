@@ -134,7 +134,7 @@ pub(crate) fn add(socket: &mut Socket, rule: &Rule) -> Result<(), Error> {
 /// Removes a rule, and no other one; that it is gone already is fine.
 pub(crate) fn remove(socket: &mut Socket, rule: &Rule) -> Result<(), Error> {
     // What a request does not name matches all, and the first match goes: that may be a narrower rule of the same
-    // priority, table and protocol. It is put back behind.
+    // priority and table, and of the same protocol unless that is 0. It is put back behind.
     let mut before = list(socket)?;
     for _ in 0..=before.len() {
         if !before.contains(rule) {
@@ -144,7 +144,8 @@ pub(crate) fn remove(socket: &mut Socket, rule: &Rule) -> Result<(), Error> {
         let answer = socket.tell(request, &format_args!("remove rule {}", Words(rule)));
         tolerate(answer, &[Errno::ENOENT])?;
         let after = list(socket)?;
-        let same = |r: &&Rule| r.protocol == rule.protocol && r.priority == rule.priority;
+        let any = rule.protocol == 0;
+        let same = |r: &&Rule| (any || r.protocol == rule.protocol) && r.priority == rule.priority;
         for lost in before
             .difference(&after)
             .filter(|r| *r != rule)

@@ -15,8 +15,10 @@ use common::*;
 use ipnet::IpNet;
 use serde_json::json;
 use strait_host::{
-    Address, Fdb, Hop, LinkKind, Mac, Neighbour, Owned, Route, RouteKind, Rule, Scope, Wanted,
+    Address, Change, Fdb, Hop, LinkKind, Mac, Neighbour, Owned, Route, RouteKind, Rule, Scope,
+    Wanted,
 };
+use strait_netns::Namespace;
 
 fn net(text: &str) -> IpNet {
     text.parse().unwrap()
@@ -193,21 +195,84 @@ fn a_worker_s_plan_becomes_true_and_goes_without_a_trace() {
 }
 
 #[test]
-fn a_predecessor_s_device_is_made_anew_with_all_that_hung_on_it() {
+fn a_predecessor_s_device_is_taken_over_in_use_with_the_routes_by_way_of_it() {
     let ns = namespace();
     run(
         &ns,
-        "ip link add vx-submariner type vxlan id 100 dstport 4800 remote 192.0.2.1 local 192.0.2.10",
+        "ip link add vx-submariner address 02:00:5e:00:00:01 type vxlan id 100 dstport 4800 nolearning remote 192.0.2.1",
     );
+    run(&ns, "ip addr add 240.0.2.10/8 dev vx-submariner");
     run(&ns, "ip link set vx-submariner up");
-    settle(&ns, &worker());
+    for static_route in [
+        "10.2.0.0/16 via 240.0.2.1 dev vx-submariner proto static",
+        "10.99.0.0/16 via 240.0.2.1 dev vx-submariner proto static",
+    ] {
+        run(&ns, &format!("ip route add {static_route}"));
+    }
+    let index = |ns: &Namespace| json(ns, "ip -j link show vx-submariner")[0]["ifindex"].clone();
+    let before = index(&ns);
+    let made = settle(&ns, &worker());
+    assert_eq!(index(&ns), before, "the same device");
+    let place = |what: &dyn Fn(&Change) -> bool| made.iter().position(what);
+    let entry = place(&|c| matches!(c, Change::SetFdb(_)));
+    let link = place(&|c| matches!(c, Change::ChangeLink(..)));
+    assert!(entry < link, "the new way comes before the old one goes");
     let host = observe(&ns);
     let LinkKind::Vxlan(vxlan) = &host.links[VXLAN].kind else {
         panic!("{host:?}");
     };
-    assert_eq!(vxlan.remote, None);
+    assert_eq!(
+        (vxlan.remote, vxlan.local),
+        (None, Some("192.0.2.10".parse().unwrap()))
+    );
+    let flooded = run(&ns, "bridge fdb show dev vx-submariner");
+    assert!(
+        !flooded.contains("00:00:00:00:00:00 dst 192.0.2.1 "),
+        "{flooded}"
+    );
+    let routes = run(&ns, "ip route show proto static");
+    assert_eq!(
+        routes.trim(),
+        "10.99.0.0/16 via 240.0.2.1 dev vx-submariner",
+        "what is in our place is ours, the rest is not touched"
+    );
+    run(&ns, "ip route del 10.99.0.0/16");
+    let host = observe(&ns);
     // Someone takes it away: one pass brings it all back.
     run(&ns, "ip link del vx-submariner");
     settle(&ns, &worker());
     assert_eq!(observe(&ns), host);
+}
+
+#[test]
+fn a_default_destination_that_is_wanted_as_an_entry_stays_until_a_better_entry_is_known() {
+    let ns = namespace();
+    run(
+        &ns,
+        "ip link add vx-submariner type vxlan id 100 dstport 4800 nolearning remote 192.0.2.1",
+    );
+    let flooding = |mac| Wanted {
+        fdb: Owned::Set(BTreeSet::from([Fdb {
+            link: VXLAN.to_owned(),
+            mac,
+            dst: "192.0.2.1".parse().unwrap(),
+        }])),
+        ..worker()
+    };
+    let entries = |ns: &Namespace| run(ns, "bridge fdb show dev vx-submariner");
+    settle(&ns, &flooding(Mac::ZERO));
+    assert_eq!(
+        entries(&ns),
+        "00:00:00:00:00:00 dst 192.0.2.1 self permanent\n"
+    );
+    settle(&ns, &flooding(Mac([2, 0, 0, 0, 0, 1])));
+    assert_eq!(
+        entries(&ns),
+        "02:00:00:00:00:01 dst 192.0.2.1 self permanent\n"
+    );
+    settle(&ns, &flooding(Mac::ZERO));
+    assert_eq!(
+        entries(&ns),
+        "00:00:00:00:00:00 dst 192.0.2.1 self permanent\n"
+    );
 }

@@ -1,5 +1,6 @@
 //! The route agent: the way from a node to remote clusters. Wiring only: [`inputs`] → `strait_core` → kernel and API.
 
+mod adopt;
 mod firewall;
 mod flows;
 pub mod inputs;

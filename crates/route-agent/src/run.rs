@@ -7,6 +7,7 @@ use anyhow::Context;
 use clap::ArgMatches;
 use strait_core::health::Target;
 use strait_core::route_agent::flows::FlowRules;
+use strait_core::route_agent::leftovers::Leftover;
 use strait_core::route_agent::{Account, Input, Plan, State, owner};
 use strait_daemon::engine::{Engine, Pass, replace};
 use strait_daemon::events::{self, Reporter};
@@ -14,11 +15,12 @@ use strait_daemon::http::Admin;
 use strait_daemon::kube::cluster_client;
 use strait_daemon::{Drain, Heartbeat, Metrics, Readiness, ping};
 use strait_host::Change;
+use strait_kernel::Outcome;
 use tokio::sync::watch;
 
 use crate::reap::{self, Reaping};
 use crate::settings::Configuration;
-use crate::{firewall, flows, inputs, pools, status, uninstall};
+use crate::{adopt, firewall, flows, inputs, pools, status, uninstall};
 
 /// How often round-trip times are written at most (upstream `routeagent_driver/handlers/healthchecker`).
 const HEALTH_REFRESH: Duration = Duration::from_secs(60);
@@ -56,6 +58,7 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
         },
     );
     firewall::start(configuration.verify, sender.clone(), metrics.clone());
+    let leftovers = adopt::start(configuration.verify, sender.clone(), metrics.clone());
     let mut agent = Agent {
         pools: pools::start(&client, &sender, metrics.clone()),
         reap: reap::start(sender.clone()),
@@ -69,6 +72,7 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
         .context("a thread for pings")?,
         status: status::start(client, metrics.clone()),
         flows: flows::start(metrics.clone()),
+        leftovers,
         told: Told::default(),
     };
     Engine::new(
@@ -93,6 +97,7 @@ struct Agent {
     health: watch::Sender<BTreeSet<Target>>,
     status: watch::Sender<Option<Account>>,
     flows: watch::Sender<Option<FlowRules>>,
+    leftovers: watch::Sender<Vec<Leftover>>,
     told: Told,
 }
 
@@ -125,11 +130,22 @@ impl Agent {
         if new_rules || *self.flows.borrow() != plan.flows {
             self.flows.send_replace(plan.flows);
         }
+        if is_clean(&outcome) {
+            for what in &plan.inherited {
+                tracing::info!(%what, "taken over from Submariner's route agent");
+            }
+            replace(&self.leftovers, plan.leftovers);
+        }
         if let Some(account) = &mut plan.account {
             account.tell(&conditions);
         }
         replace(&self.status, plan.account);
     }
+}
+
+/// Whether all that was wanted stands: only then what did its work before may go.
+fn is_clean(outcome: &Outcome) -> bool {
+    outcome.failures.is_empty() && outcome.conflicts.is_empty() && outcome.contended.is_empty()
 }
 
 impl Told {

@@ -15,7 +15,7 @@ use strait_daemon::{Setting, Settings, SettingsError, http, logs};
 const HEALTH_UNIT: Duration = Duration::from_secs(60);
 
 /// The settings of the route agent, beside those of every process.
-pub static TABLE: [Setting; 15] = [
+pub static TABLE: [Setting; 16] = [
     MEMBER[0],
     MEMBER[1],
     MEMBER[2],
@@ -35,6 +35,13 @@ pub static TABLE: [Setting; 15] = [
         "true or false",
     )
     .default("false"),
+    Setting::new(
+        "STRAIT_ADOPT",
+        "Remove what Submariner's route agent left on this node, once what replaces it stands",
+        "true or false",
+    )
+    .default("false")
+    .switch("adopt"),
     HEALTH[0],
     HEALTH[1],
     HEALTH[2],
@@ -56,6 +63,7 @@ pub fn command() -> Command {
          Examples:\n  \
          NODE_NAME=worker-1 SUBMARINER_CLUSTERID=east SUBMARINER_CLUSTERCIDR=10.42.0.0/16 \\\n    \
          SUBMARINER_SERVICECIDR=10.43.0.0/16 strait route-agent\n  \
+         strait route-agent --adopt             the same, and remove what Submariner's route agent left\n  \
          strait route-agent --submariner-uninstall true   remove all of it from this node\n  \
          curl http://127.0.0.1:32782/readyz     what is not as it should be\n  \
          strait diff                            what it would change now, with the same settings",
@@ -92,6 +100,7 @@ impl Configuration {
         if verify.is_ok_and(|v| v.is_zero()) {
             let _ = s.note("STRAIT_VERIFY_INTERVAL", "is zero");
         }
+        let adopt = s.bool("STRAIT_ADOPT");
         let health = HealthSettings::read(&mut s, HEALTH_UNIT)
             .and_then(|health| health.read_self_test(&mut s));
         s.log();
@@ -107,6 +116,7 @@ impl Configuration {
                     service_cidrs: member.service_cidrs,
                     health_check: health.enabled,
                     self_test: health.self_test,
+                    adopt: adopt?,
                     version: env!("CARGO_PKG_VERSION").to_owned(),
                 },
                 kubeconfig: kubeconfig?,

@@ -6,13 +6,14 @@ use std::net::IpAddr;
 use strait_api::names::{CABLE_VXLAN, CABLE_VXLAN_6, LINK_ALIAS};
 use strait_api::route_agent::RouteAgentStatus;
 use strait_api::vtep::Vxlan;
-use strait_host::{Family, Host, Mac, Owned, Wanted};
+use strait_host::{Family, Host, Owned, Wanted};
 
 use super::account::Account;
 use super::before::{Item, Key, is_foreign};
 use super::flows::FlowRules;
+use super::leftovers::Leftover;
 use super::view::{FamilyView, Role};
-use super::{State, accepts, nft, routes, table};
+use super::{State, accepts, leftovers, nft, routes, table};
 use crate::local::{self, every_link, seen};
 use crate::net::of_family;
 use crate::remote::{Ours, Remote, remotes};
@@ -31,6 +32,10 @@ pub struct Plan {
     pub flows: Option<FlowRules>,
     /// The CNI addresses found, with their links: for the log line when one is found, changes or goes.
     pub cni: BTreeMap<Family, (IpAddr, String)>,
+    /// What Submariner's route agent left and may go now, in the order in which it goes.
+    pub leftovers: Vec<Leftover>,
+    /// What a predecessor left and is taken over as it is: for the log.
+    pub inherited: BTreeSet<String>,
     /// Whom to ping.
     pub health: BTreeSet<health::Target>,
     /// Changes of Calico's IPPools.
@@ -87,11 +92,28 @@ impl State {
         conditions.extend(health::conditions(&health, &self.health));
         let (pools, problem) = self.pool_changes(&remotes);
         conditions.extend(problem);
+        let wanted = self.wanted(host, &families);
+        let routing = leftovers::routing(host, &families, &wanted);
+        let left = self.leftovers.leftovers(routing.going);
+        let ways = wanted.routes.get().filter(|_| !left.going.is_empty());
+        let waits = ways.and_then(|routes| {
+            let has_gateway = self.role() != Role::NoGateway && self.gateway_lost.is_none();
+            self.leftovers.waits(has_gateway, &families, routes)
+        });
+        let adopt = self.settings.adopt;
+        conditions.extend(self.leftovers.conditions(&left, adopt, waits));
         let conditions = sorted(conditions);
+        let going = if adopt && waits.is_none() {
+            left.going
+        } else {
+            Vec::new()
+        };
         Plan {
             pools,
             keeps_pools: self.role() == Role::Gateway,
-            wanted: self.wanted(host, &families),
+            inherited: routing.inherited,
+            wanted,
+            leftovers: going,
             account: Some(self.account(&families, &remotes, &conditions)),
             health,
             flows: Some(self.flow_rules(host, &families)),
@@ -160,7 +182,7 @@ impl State {
         let mut sysctls = BTreeMap::new();
         let mut loose = BTreeSet::new();
         let cable = self.cable(families);
-        let mac = mac(families);
+        let mac = self.mac(families);
         for view in families {
             if let Some((name, link)) = mac.and_then(|mac| routes::link(view, mac)) {
                 if view.family == Family::V4 {
@@ -616,7 +638,7 @@ impl State {
         let mut account = Account {
             namespace: self.settings.namespace.clone(),
             node: self.settings.node.clone(),
-            vtep_mac: mac(families),
+            vtep_mac: self.mac(families),
             status: RouteAgentStatus {
                 version: self.settings.version.clone(),
                 status_failure: String::new(),
@@ -646,12 +668,6 @@ fn ipv6_forwarding(host: &Host) -> Option<bool> {
         (_, true) => None,
         (_, false) => Some(true),
     }
-}
-
-/// The Ethernet address of this node's VXLAN devices, of both families.
-fn mac(families: &[FamilyView<'_>]) -> Option<Mac> {
-    let underlay = families.iter().find_map(|v| v.underlay.as_ref())?;
-    Some(Mac(Vxlan::Nodes.mac(underlay.ip)))
 }
 
 /// The worst first; each once.

@@ -5,6 +5,7 @@ mod bad;
 mod before;
 mod health;
 mod input;
+mod leftovers;
 mod pools;
 mod reaping;
 mod selftest;
@@ -39,6 +40,7 @@ fn settings(node: &str) -> Settings {
         service_cidrs: vec!["10.101.0.0/16".parse().unwrap()],
         health_check: true,
         self_test: false,
+        adopt: false,
         version: "test".into(),
     }
 }

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use strait_api::names::{LINK_ALIAS, NODE_VXLAN, NODE_VXLAN_PORT, NODE_VXLAN_VNI};
 use strait_api::vtep::Vxlan;
 use strait_api::{Endpoint, Node};
-use strait_host::{Family, Host, Mac};
+use strait_host::{Family, Host, Link, LinkKind, Mac};
 
 use super::State;
 use crate::local::{CniAddress, Underlay, cni_address, every_link, underlay};
@@ -187,6 +188,23 @@ impl State {
         self.agents.get(node)?.vtep_mac.map(Mac)
     }
 
+    /// The Ethernet address of this node's VXLAN devices, of both families. It follows from the node's address; but a
+    /// device that a predecessor left keeps its own, which other nodes have learned: they would go on sending to it. This
+    /// node's RouteAgent object remembers that.
+    pub(super) fn mac(&self, families: &[FamilyView<'_>]) -> Option<Mac> {
+        let underlay = families.iter().find_map(|v| v.underlay.as_ref())?;
+        let remembered = || {
+            let published = self.agent_mac(&self.settings.node);
+            published.filter(|mac| mac.is_unicast() && !Vxlan::Nodes.gives(mac.0))
+        };
+        let derived = || Mac(Vxlan::Nodes.mac(underlay.ip));
+        Some(
+            self.inherited_mac
+                .or_else(remembered)
+                .unwrap_or_else(derived),
+        )
+    }
+
     /// The published Ethernet address of the node with this address, or else of the one with this name.
     fn mac_of(&self, outer: IpAddr, hostname: &str) -> Option<Mac> {
         let has = |n: &Node| n.internal_ips.contains(&outer);
@@ -206,4 +224,21 @@ fn shared_bits(a: IpAddr, b: IpAddr) -> u32 {
         (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros(),
         (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => 0,
     }
+}
+
+/// The nodes' VXLAN device, where that is a predecessor's.
+pub(super) fn inherited(host: &Host) -> Option<&Link> {
+    let link = host.links.get(NODE_VXLAN)?;
+    let LinkKind::Vxlan(vxlan) = &link.kind else {
+        return None;
+    };
+    let ours = link.alias.as_deref() == Some(LINK_ALIAS);
+    let same = (vxlan.vni, vxlan.port) == (NODE_VXLAN_VNI, NODE_VXLAN_PORT);
+    (same && !ours).then_some(link)
+}
+
+/// Its Ethernet address, unless it is one of ours.
+pub(super) fn inherited_mac(host: &Host) -> Option<Mac> {
+    let mac = inherited(host)?.mac?;
+    (mac.is_unicast() && !Vxlan::Nodes.gives(mac.0)).then_some(mac)
 }

@@ -23,6 +23,8 @@ pub struct Setting {
     pub secret: bool,
     /// The process can't do without.
     pub required: bool,
+    /// Of a truth value, another name of its flag, which may stand without a value.
+    pub switch: Option<&'static str>,
 }
 
 impl Setting {
@@ -36,7 +38,15 @@ impl Setting {
             default: None,
             secret: false,
             required: false,
+            switch: None,
         }
+    }
+
+    /// The same, for a truth value, with another name for its flag, which alone stands for `true`.
+    #[must_use]
+    pub const fn switch(mut self, name: &'static str) -> Self {
+        self.switch = Some(name);
+        self
     }
 
     /// The same with a default.
@@ -125,6 +135,12 @@ fn argument(setting: &'static Setting) -> Arg {
     let arg = if setting.secret {
         arg.long(format!("{}-file", flag(setting.name)))
             .value_name("PATH")
+    } else if let Some(switch) = setting.switch {
+        arg.long(switch)
+            .alias(flag(setting.name))
+            .value_name("VALUE")
+            .num_args(0..=1)
+            .default_missing_value("true")
     } else {
         // Values are parsed by `Settings`, so that all that is wrong is told at once.
         arg.long(flag(setting.name))

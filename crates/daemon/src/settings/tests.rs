@@ -21,6 +21,9 @@ static TABLE: &[Setting] = &[
     ),
     Setting::new("SUBMARINER_HEALTHCHECKINTERVAL", "Pause", "seconds").default("1"),
     Setting::new("BROKER_K8S_APISERVERTOKEN", "Token", "a bearer token").secret(),
+    Setting::new("STRAIT_ADOPT", "Adopt", "true or false")
+        .default("false")
+        .switch("adopt"),
 ];
 
 fn read(arguments: &[&str], environment: &[(&str, &str)]) -> Settings {
@@ -247,4 +250,21 @@ fn every_setting_is_in_the_help_with_its_variable_and_default() {
     ] {
         assert!(help.contains(text), "no {text} in\n{help}");
     }
+}
+
+#[test]
+fn a_switch_stands_alone_or_with_a_value_and_has_the_variables_name_too() {
+    let name = "STRAIT_ADOPT";
+    for (arguments, environment, expected) in [
+        (&[][..], &[][..], false),
+        (&[], &[(name, "true")], true),
+        (&["--adopt"], &[], true),
+        (&["--adopt", "false"], &[(name, "true")], false),
+        (&["--strait-adopt=true"], &[], true),
+        (&["--adopt", "--submariner-metricsport", "2"], &[], true),
+    ] {
+        let mut settings = read(arguments, environment);
+        assert_eq!(settings.bool(name), Ok(expected), "{arguments:?}");
+    }
+    assert!(read(&["--adopt", "perhaps"], &[]).bool(name).is_err());
 }

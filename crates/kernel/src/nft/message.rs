@@ -13,6 +13,7 @@ pub(super) const GET_TABLE: i32 = 1;
 pub(super) const DELETE_TABLE: i32 = 2;
 pub(super) const NEW_CHAIN: i32 = 3;
 pub(super) const GET_CHAIN: i32 = 4;
+pub(super) const DELETE_CHAIN: i32 = 5;
 pub(super) const NEW_RULE: i32 = 6;
 pub(super) const GET_RULE: i32 = 7;
 pub(super) const DELETE_RULE: i32 = 8;

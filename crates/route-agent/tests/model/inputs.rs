@@ -34,6 +34,7 @@ pub(crate) fn settings(families: &[Family]) -> Settings {
         service_cidrs: of(SERVICE_CIDRS),
         health_check: false,
         self_test: false,
+        adopt: false,
         version: "test".into(),
     }
 }
