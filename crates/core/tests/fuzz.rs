@@ -189,7 +189,7 @@ fn state(changed: Object) -> State {
         Input::Endpoints(Event::Reset(endpoints)),
         Input::Nodes(Event::Reset(nodes)),
         Input::Agents(Event::Reset(agents)),
-        Input::Host(Box::new(host())),
+        Input::Host(std::sync::Arc::new(host())),
     ] {
         state.apply(input, Time::default());
     }
