@@ -5,10 +5,12 @@ SHELL := /bin/bash
 
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
+# Sequences of events that `make soak` tries on the model.
+MODEL_CASES ?= 20000
 CARGO_DENY_VERSION := 0.20.2
 CARGO_DENY := target/tools/bin/cargo-deny
 
-.PHONY: help deps build release check test guest demo bench clean
+.PHONY: help deps build release check test guest soak demo bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +36,10 @@ test: deps ## All tests; those of the kernel need root, or user namespaces
 
 guest: deps ## The kernel's tests and labs on Debian's kernels 6.1 and 6.12, in guests without network
 	scripts/guest/run
+
+soak: deps ## Everything that can happen, in every combination; takes an hour. ONLY="calico-v6 killed" for some
+	STRAIT_MODEL_CASES=$(MODEL_CASES) $(CARGO) test --locked --package strait-route-agent --test model
+	$(CARGO) bench --locked --profile dev --package strait --bench soak -- $(ONLY)
 
 demo: deps ## Join two clusters on this machine and show who reaches whom
 	$(CARGO) build --locked --package strait

@@ -277,7 +277,7 @@ fn check_link_name(field: &str, name: &str) -> Result<(), String> {
 
 /// At most 80 characters of a text that somebody else wrote, for a message.
 fn cut(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(80).collect()
+    crate::object::shown(text, 80)
 }
 
 #[cfg(test)]

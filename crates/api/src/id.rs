@@ -37,7 +37,7 @@ impl FromStr for ClusterId {
         if good {
             Ok(Self(text.to_owned()))
         } else {
-            Err(BadClusterId(text.chars().take(80).collect()))
+            Err(BadClusterId(crate::object::shown(text, 80)))
         }
     }
 }

@@ -74,7 +74,7 @@ fn clamp_mss(object: &Object) -> Option<Result<u16, String>> {
     let text = object.annotations.get(ANNOTATION_CLAMP_MSS)?;
     let good = text.trim().parse().ok().filter(|mss| *mss >= LEAST_MSS);
     Some(good.ok_or_else(|| {
-        let shown: String = text.chars().filter(|c| !c.is_control()).take(80).collect();
+        let shown = crate::object::shown(text, 80);
         format!("annotation {ANNOTATION_CLAMP_MSS}: '{shown}' is no segment size; expected bytes, {LEAST_MSS} to 65535")
     }))
 }

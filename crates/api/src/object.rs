@@ -125,7 +125,7 @@ impl Object {
             .get(name)
             .ok_or_else(|| format!("{name}: missing"))?;
         serde::Deserialize::deserialize(value)
-            .map_err(|e: serde_json::Error| format!("{name}: {e}"))
+            .map_err(|e: serde_json::Error| format!("{name}: {}", shown(&e.to_string(), 300)))
     }
 
     /// Whether it carries the label that makes an object of its kind ours; true for kinds that need none.
@@ -182,4 +182,11 @@ impl Object {
         };
         object
     }
+}
+/// What somebody else may have written into, for a message: without control characters, and at most so many.
+pub(crate) fn shown(text: &str, most: usize) -> String {
+    text.chars()
+        .filter(|c| !c.is_control())
+        .take(most)
+        .collect()
 }

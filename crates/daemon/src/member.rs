@@ -119,3 +119,26 @@ fn prefix(text: &str) -> Result<IpNet, String> {
         Ok(net.trunc())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::command;
+
+    /// Lists of prefixes as somebody may write them: refused with the text, or prefixes without host bits.
+    #[test]
+    fn no_list_of_prefixes_makes_the_settings_panic() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/corpus/settings");
+        strait_fuzz::fuzz(corpus, 3000, |bytes| {
+            let text = String::from_utf8_lossy(bytes).replace('\0', "0");
+            let name = "SUBMARINER_CLUSTERCIDR";
+            let matches = command("agent", "An agent", &MEMBER).get_matches_from(["agent"]);
+            let environment = vec![(name.to_owned(), text.into())];
+            let mut s = Settings::read_from(&matches, &MEMBER, environment);
+            for net in s.list(name, prefix).into_iter().flatten() {
+                assert_eq!(net, net.trunc());
+                assert!(net.prefix_len() > 0);
+            }
+        });
+    }
+}

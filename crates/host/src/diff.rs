@@ -83,6 +83,14 @@ pub fn diff(host: &Host, wanted: &Wanted, owner: &Owner) -> Difference {
     // Stable: within a stage the order above is kept. The links keep their own order: one that is made
     // anew has its removal in front.
     d.changes.sort_by_key(Change::stage);
+    // The kernel takes no route by way of an address of this host: that goes before the routes come.
+    let hops = next_hops(&d.changes);
+    let (in_the_way, rest): (Vec<Change>, Vec<Change>) = removals
+        .into_iter()
+        .partition(|c| matches!(c, Change::RemoveAddress(a) if hops.contains(&a.net.addr())));
+    removals = rest;
+    let at = d.changes.partition_point(|c| c.stage() < Stage::Routes);
+    d.changes.splice(at..at, in_the_way);
     // What takes the place of a default destination comes before that goes.
     let early = undirected(host, &links);
     let (mut first, rest): (Vec<Change>, Vec<Change>) = d
@@ -97,6 +105,18 @@ pub fn diff(host: &Host, wanted: &Wanted, owner: &Owner) -> Difference {
     d.changes.extend(removals);
     drop_lost_on_conflicts(&mut d);
     d
+}
+
+/// By way of whom routes are about to lead.
+fn next_hops(changes: &[Change]) -> BTreeSet<IpAddr> {
+    let routes = changes.iter().filter_map(|change| {
+        if let Change::SetRoute(route) = change {
+            Some(route.hops())
+        } else {
+            None
+        }
+    });
+    routes.flatten().filter_map(|hop| hop.via).collect()
 }
 
 /// What was wanted on a link that can't be ours makes no sense without it.

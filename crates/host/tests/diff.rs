@@ -470,6 +470,49 @@ fn a_route_that_a_predecessor_left_by_way_of_our_link_gives_way_without_a_gap() 
 }
 
 #[test]
+fn an_address_by_way_of_which_a_route_is_to_lead_goes_before_that_comes() {
+    let old = Address {
+        link: "vx0".into(),
+        net: "240.0.0.9/8".parse().unwrap(),
+        scope: Scope::Global,
+    };
+    let host = Host {
+        links: [("vx0".to_owned(), plain_link(Some("strait"), 100))].into(),
+        addresses: [old.clone()].into(),
+        ..Host::default()
+    };
+    let route = Route {
+        table: 254,
+        dst: net(1),
+        metric: 0,
+        protocol: OURS,
+        kind: RouteKind::Unicast {
+            hops: vec![Hop {
+                dev: Some("vx0".into()),
+                via: Some(old.net.addr()),
+                onlink: false,
+            }],
+            src: None,
+        },
+    };
+    let wanted = Wanted {
+        routes: Owned::Set([route.clone()].into()),
+        ..wanting(plain_link(Some("strait"), 100))
+    };
+    let [new] = wanted.addresses.get().unwrap().iter().collect::<Vec<_>>()[..] else {
+        panic!("one address is wanted")
+    };
+    assert_eq!(
+        diff(&host, &wanted, &owner()).changes,
+        [
+            Change::AddAddress(new.clone()),
+            Change::RemoveAddress(old),
+            Change::SetRoute(route)
+        ]
+    );
+}
+
+#[test]
 fn a_foreign_link_of_our_name_is_a_conflict_and_is_left_alone() {
     let host = Host {
         links: [("vx0".to_owned(), other_link())].into(),

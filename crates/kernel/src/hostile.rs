@@ -27,29 +27,56 @@ fn soup(seed: &mut u64, len: usize) -> Vec<u8> {
     bytes
 }
 
+fn decode(kind: u16, flags: u16, body: Vec<u8>) {
+    let names = BTreeMap::from([(1, "eth0".to_owned())]);
+    let message = Message {
+        kind,
+        flags,
+        sequence: 0,
+        body,
+    };
+    let _ = socket::verdict(&message);
+    let _ = link::decode(&message);
+    let _ = address::decode(&message, &names);
+    let _ = neighbour::decode(&message);
+    let _ = route::decode(&message, &names);
+    for family in strait_host::Family::ALL {
+        let _ = rule::decode(family, &message);
+    }
+    let _ = conntrack::decode(&message);
+    let _ = tcp::decode(&message);
+    nft::decode_anything(Attrs(&message.body));
+}
+
 #[test]
 fn no_bytes_make_a_decoder_panic() {
     let mut seed = 0x5eed_1e55_c0ff_ee01;
-    let names = BTreeMap::from([(1, "eth0".to_owned())]);
     for round in 0..200_000_usize {
         let body = soup(&mut seed, round % 160);
         for message in messages(&body) {
             let _ = socket::verdict(&message);
         }
-        let message = Message {
-            kind: (round % 4) as u16,
-            flags: seed as u16,
-            sequence: 0,
-            body,
-        };
-        let _ = socket::verdict(&message);
-        let _ = link::decode(&message);
-        let _ = address::decode(&message, &names);
-        let _ = neighbour::decode(&message);
-        let _ = route::decode(&message, &names);
-        let _ = rule::decode(strait_host::Family::V4, &message);
-        let _ = conntrack::decode(&message);
-        let _ = tcp::decode(&message);
-        nft::decode_anything(Attrs(&message.body));
+        decode((round % 4) as u16, seed as u16, body);
     }
+}
+
+/// What the kernel has answered once, bodies of many messages, and changes of that.
+#[test]
+fn no_damaged_message_makes_a_decoder_panic() {
+    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/corpus");
+    let mut decoded = 0;
+    for input in strait_fuzz::corpus(corpus) {
+        decoded += messages(&input).len();
+    }
+    assert!(decoded > 50, "the corpus has {decoded} messages");
+    strait_fuzz::fuzz(corpus, 4000, |bytes| {
+        for message in messages(bytes) {
+            let Message {
+                kind, flags, body, ..
+            } = message;
+            // Nested attributes of nftables stand after a header of 4 bytes.
+            nft::decode_anything(Attrs(body.get(4..).unwrap_or_default()));
+            decode(kind, flags, body);
+        }
+    });
 }

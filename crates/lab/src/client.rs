@@ -256,7 +256,7 @@ impl Lab {
         })
     }
 
-    /// Ends a process with SIGTERM, if it runs, and starts it again.
+    /// Ends a process with SIGTERM, if it runs, and starts it again; a gateway may be started on any node.
     ///
     /// # Errors
     /// When there is none, or it does not end within 10 s.

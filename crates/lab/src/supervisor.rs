@@ -194,11 +194,6 @@ impl Lab {
     }
 
     fn agent(&self, node: &Node, role: Role) -> Result<()> {
-        ensure!(
-            role != Role::Gateway || node.gateway,
-            "{} is no gateway: it has no {role}",
-            node.name
-        );
         let environment = self.environment(node, role)?;
         self.processes
             .start(&node.name, role, &[&role.to_string()], &environment)
@@ -441,8 +436,14 @@ impl Lab {
                 Ok(Value::Null)
             }
             Request::Restart { place, role } => {
-                self.known(&place, role)?;
-                self.processes.stop(&place, role, Signal::SIGTERM)?;
+                // Any node may become a gateway.
+                let becomes = role == Role::Gateway
+                    && self.topology.nodes().any(|node| node.name == place)
+                    && !self.processes.places(role).contains(&place);
+                if !becomes {
+                    self.known(&place, role)?;
+                    self.processes.stop(&place, role, Signal::SIGTERM)?;
+                }
                 self.start_again(&place, role)?;
                 Ok(Value::Null)
             }

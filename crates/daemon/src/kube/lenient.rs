@@ -80,3 +80,36 @@ impl Resource for Lenient {
         &mut self.0.metadata
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kube::api::WatchEvent;
+    use strait_api::{Endpoint, Kind, Node, Object};
+
+    use super::*;
+
+    /// Each line of a watch is decoded like this.
+    #[test]
+    fn no_line_of_a_watch_makes_the_decoder_panic_and_an_object_is_never_its_fault() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/corpus/watch");
+        strait_fuzz::fuzz(corpus, 20_000, |bytes| {
+            let Ok(event) = serde_json::from_slice::<WatchEvent<Lenient>>(bytes) else {
+                return;
+            };
+            if let WatchEvent::Added(object) | WatchEvent::Modified(object) = event {
+                let _ = object.version();
+                let _ = Endpoint::parse(&Object::read(Kind::Endpoint, &object.0));
+                let _ = Node::parse(&Object::read(Kind::Node, &object.0));
+            }
+        });
+        // Whatever an object is, it is one object that can be refused.
+        for object in ["null", "7", "[]", "\"x\"", "{\"metadata\":[]}"] {
+            let line = format!("{{\"type\":\"ADDED\",\"object\":{object}}}");
+            let event = serde_json::from_str::<WatchEvent<Lenient>>(&line);
+            assert!(
+                matches!(event, Ok(WatchEvent::Added(_))),
+                "{object}: {event:?}"
+            );
+        }
+    }
+}

@@ -192,4 +192,20 @@ mod tests {
     fn no_two_processes_have_one_nonce() {
         assert_ne!(nonce(), nonce());
     }
+
+    #[test]
+    fn no_packet_makes_the_parser_panic_and_only_what_carries_the_nonce_is_a_reply() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/corpus/icmp");
+        strait_fuzz::fuzz(corpus, 20_000, |bytes| {
+            for family in Family::ALL {
+                for headed in [false, true] {
+                    let Some(token) = reply(family, headed, bytes, NONCE) else {
+                        continue;
+                    };
+                    let carried = [NONCE.to_be_bytes(), token.to_be_bytes()].concat();
+                    assert!(bytes.windows(16).any(|part| part == carried));
+                }
+            }
+        });
+    }
 }
