@@ -2,6 +2,7 @@
 
 mod events;
 mod figure;
+mod process;
 mod scale;
 mod throughput;
 
@@ -19,6 +20,8 @@ use crate::signals;
 use figure::{Figure, Unit};
 
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long nothing happens.
+const IDLE: Duration = Duration::from_secs(60);
 
 /// What to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -107,6 +110,17 @@ fn measure(options: &Options, binary: &Path, effort: Effort) -> Result<Vec<Figur
         "p99 <= 100 ms",
         Unit::Milliseconds,
         samples,
+    ));
+    let [changes, processor] = process::idle(&lab, "east-2", IDLE)?;
+    let name = "changes of the kernel's objects on a worker while nothing happens for a minute";
+    figures.push(Figure::new(name, "0", Unit::Count, vec![changes]));
+    let name = "time of its route agent on a processor in that minute";
+    let wanted = "no more than pings take";
+    figures.push(Figure::new(
+        name,
+        wanted,
+        Unit::Milliseconds,
+        vec![processor],
     ));
     figures.extend(throughput::figures(&lab, effort)?);
     Ok(figures)

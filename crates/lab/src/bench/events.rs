@@ -63,9 +63,13 @@ impl Monitor {
         }
     }
 
-    /// Forgets what has come.
-    fn skip(&self) {
-        while self.lines.try_recv().is_ok() {}
+    /// Forgets what has come; returns how many lines that were.
+    pub(super) fn skip(&self) -> u32 {
+        let mut count = 0;
+        while self.lines.try_recv().is_ok() {
+            count += 1;
+        }
+        count
     }
 }
 

@@ -14,6 +14,7 @@ pub(super) enum Unit {
     Ratio,
     PerSecond,
     Mebibytes,
+    Count,
 }
 
 impl Unit {
@@ -22,7 +23,7 @@ impl Unit {
             Self::Seconds => " s",
             Self::Milliseconds => " ms",
             Self::GigabitsPerSecond => " Gbit/s",
-            Self::Ratio => "",
+            Self::Ratio | Self::Count => "",
             Self::PerSecond => " /s",
             Self::Mebibytes => " MiB",
         }

@@ -12,7 +12,7 @@ use strait_api::names::{GROUP, LABEL_CLUSTER_ID, NAMESPACE, NFT_TABLE, NODE_VXLA
 use super::events::{Monitor, milliseconds};
 use super::figure::{Figure, Unit};
 use super::throughput::{Server, iperf_datagrams};
-use super::{Effort, PATIENCE, pod};
+use super::{Effort, PATIENCE, pod, process};
 use crate::client::Lab;
 use crate::options::{Families, Options};
 use crate::process::Role;
@@ -83,7 +83,7 @@ pub(super) fn figures(name: &str, binary: &std::path::Path, effort: Effort) -> R
         "resident memory, 1000 remote clusters",
         "<= 40 MiB",
         Unit::Mebibytes,
-        vec![resident(&lab)?],
+        vec![process::resident(&lab, NODE)?],
     ));
     Ok(figures)
 }
@@ -344,16 +344,4 @@ fn cold_start(lab: &Lab) -> Result<f64> {
     let table = lab.exec(NODE, &["nft", "list", "set", "inet", NFT_TABLE, "remote4"])?;
     ensure!(table.contains("11.0.0.0"), "the set lacks the subnets");
     Ok(milliseconds(start, *end))
-}
-
-/// Resident memory of the node's route agent, MiB, as the kernel tells.
-fn resident(lab: &Lab) -> Result<f64> {
-    let script = r#"own=$(readlink /proc/self/ns/net)
-for p in /proc/[0-9]*; do
-  [ "$(readlink "$p/ns/net" 2>/dev/null)" = "$own" ] || continue
-  tr '\0' ' ' < "$p/cmdline" | grep -q ' route-agent' && grep VmRSS "$p/status"
-done"#;
-    let text = lab.exec(NODE, &["sh", "-c", script])?;
-    let kibibytes = text.split_whitespace().nth(1).context("no VmRSS")?;
-    Ok(kibibytes.parse::<f64>()? / 1024.0)
 }
