@@ -136,35 +136,31 @@ pub fn remotes<'a>(
     (remotes, conditions.into_iter().flatten().collect())
 }
 
-/// Subnets of clusters that came earlier, by their first address; those of two clusters never overlap.
+/// Subnets of clusters that came earlier, by their first address. No two overlap: of those of one cluster that do, the widest stands
+/// for all.
 #[derive(Default)]
-struct Taken<'a>(BTreeMap<IpAddr, Vec<(IpNet, &'a ClusterId)>>);
+struct Taken<'a>(BTreeMap<IpAddr, (IpNet, &'a ClusterId)>);
 
 impl<'a> Taken<'a> {
     fn insert(&mut self, net: IpNet, of: &'a ClusterId) {
-        self.0.entry(net.network()).or_default().push((net, of));
+        let (first, last) = (net.network(), net.broadcast());
+        let taken = self.overlapping(&net);
+        if taken.is_some_and(|(wider, _)| wider.contains(&net)) {
+            return;
+        }
+        let inside: Vec<IpAddr> = self.0.range(first..=last).map(|(ip, _)| *ip).collect();
+        for ip in inside {
+            self.0.remove(&ip);
+        }
+        self.0.insert(first, (net, of));
     }
 
     /// One that shares an address with this one.
     fn overlapping(&self, net: &IpNet) -> Option<(IpNet, &'a ClusterId)> {
-        // Of prefixes, one contains the other: either one begins inside this one, or this one lies in one that begins before it.
-        let inside = self.0.range(net.network()..=net.broadcast());
-        let found = inside.flat_map(|(_, nets)| nets).next();
-        found.or_else(|| self.around(net)).copied()
-    }
-
-    /// One that contains it, by each prefix length that there can be.
-    fn around(&self, net: &IpNet) -> Option<&(IpNet, &'a ClusterId)> {
-        let mut wider = net.supernet();
-        while let Some(this) = wider {
-            let begins_here = self.0.get(&this.network()).into_iter().flatten();
-            let mut containing = begins_here.filter(|(taken, _)| taken.contains(net));
-            if let Some(found) = containing.next() {
-                return Some(found);
-            }
-            wider = this.supernet();
-        }
-        None
+        // Of prefixes that overlap one contains the other. If any begins inside this one, the last that begins before its end
+        // does; else only that can contain it.
+        let (_, last) = self.0.range(..=net.broadcast()).next_back()?;
+        Some(*last).filter(|(taken, _)| overlap(taken, net))
     }
 }
 

@@ -186,7 +186,7 @@ impl Host {
                 self.sysctls.insert(path.clone(), value.clone());
             }
             Change::SetRoute(route) => {
-                self.routes.retain(|have| have.key() != route.key());
+                self.remove_replaced(route);
                 self.routes.insert(route.clone());
             }
             Change::RemoveRoute(route) => {
@@ -198,6 +198,23 @@ impl Host {
             Change::RemoveRule(rule) => {
                 self.rules.remove(rule);
             }
+        }
+    }
+
+    /// Removes routes of the same key. They stand side by side, since routes are ordered by it first; there may be thousands.
+    fn remove_replaced(&mut self, route: &Route) {
+        let first = Route {
+            protocol: 0,
+            kind: RouteKind::Unicast {
+                hops: Vec::new(),
+                src: None,
+            },
+            ..route.clone()
+        };
+        let same = self.routes.range(first..);
+        let same = same.take_while(|have| have.key() == route.key());
+        for route in same.cloned().collect::<Vec<_>>() {
+            self.routes.remove(&route);
         }
     }
 
