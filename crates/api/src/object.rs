@@ -148,36 +148,46 @@ impl Object {
     /// What was read from the API server.
     #[must_use]
     pub fn read(kind: Kind, object: &DynamicObject) -> Self {
-        let meta = &object.metadata;
-        let mut content = object.data.as_object().cloned().unwrap_or_default();
+        Self::take(kind, object.clone())
+    }
+
+    /// The same, without a copy.
+    #[must_use]
+    pub fn take(kind: Kind, object: DynamicObject) -> Self {
+        let meta = object.metadata;
+        let mut content = match object.data {
+            Value::Object(content) => content,
+            Value::Null
+            | Value::Bool(_)
+            | Value::Number(_)
+            | Value::String(_)
+            | Value::Array(_) => Map::new(),
+        };
         content.retain(|k, _| !matches!(k.as_str(), "apiVersion" | "kind" | "metadata"));
         Self {
             key: ObjectKey {
                 kind,
-                namespace: meta.namespace.clone().unwrap_or_default(),
-                name: meta.name.clone().unwrap_or_default(),
+                namespace: meta.namespace.unwrap_or_default(),
+                name: meta.name.unwrap_or_default(),
             },
-            labels: meta.labels.clone().unwrap_or_default(),
-            annotations: meta.annotations.clone().unwrap_or_default(),
+            labels: meta.labels.unwrap_or_default(),
+            annotations: meta.annotations.unwrap_or_default(),
             content,
-            created: meta
-                .creation_timestamp
-                .as_ref()
-                .map_or(0, |t| t.0.as_second()),
+            created: meta.creation_timestamp.map_or(0, |t| t.0.as_second()),
         }
     }
 
     /// What is sent to the API server.
     #[must_use]
-    pub fn write(&self) -> DynamicObject {
+    pub fn write(self) -> DynamicObject {
         let resource = self.key.kind.resource();
         let mut object =
-            DynamicObject::new(&self.key.name, &resource).data(Value::Object(self.content.clone()));
+            DynamicObject::new(&self.key.name, &resource).data(Value::Object(self.content));
         object.metadata = ObjectMeta {
-            name: Some(self.key.name.clone()),
-            namespace: Some(self.key.namespace.clone()).filter(|n| !n.is_empty()),
-            labels: Some(self.labels.clone()).filter(|l| !l.is_empty()),
-            annotations: Some(self.annotations.clone()).filter(|a| !a.is_empty()),
+            name: Some(self.key.name),
+            namespace: Some(self.key.namespace).filter(|n| !n.is_empty()),
+            labels: Some(self.labels).filter(|l| !l.is_empty()),
+            annotations: Some(self.annotations).filter(|a| !a.is_empty()),
             ..ObjectMeta::default()
         };
         object

@@ -141,9 +141,10 @@ pub async fn put(
     loop {
         attempts += 1;
         let written = match api.get_opt(&object.key.name).await? {
-            None => api.create(&params, &object.write()).await,
+            None => api.create(&params, &object.clone().write()).await,
             Some(there) => {
-                let have = Object::read(kind, &there);
+                let meta = there.metadata.clone();
+                let have = Object::take(kind, there);
                 if !have.is_ours() {
                     return Err(WriteError::Foreign(object.key.clone()));
                 }
@@ -161,17 +162,19 @@ pub async fn put(
                         written: false,
                     });
                 }
+                // It may be large, and the answer will be so too.
+                drop(have);
                 let mut new = want.write();
-                new.metadata.resource_version = there.metadata.resource_version;
-                new.metadata.finalizers = there.metadata.finalizers;
-                new.metadata.owner_references = there.metadata.owner_references;
+                new.metadata.resource_version = meta.resource_version;
+                new.metadata.finalizers = meta.finalizers;
+                new.metadata.owner_references = meta.owner_references;
                 api.replace(&object.key.name, &params, &new).await
             }
         };
         match written {
             Ok(stored) => {
                 return Ok(Put {
-                    stored: Object::read(kind, &stored),
+                    stored: Object::take(kind, stored),
                     written: true,
                 });
             }

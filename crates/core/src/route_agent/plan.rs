@@ -208,7 +208,7 @@ impl State {
                     wanted_routes.extend(routes::gateway(view, host, self.cable_link(view.family)));
                     rules.insert(routes::gateway_rule(view.family));
                 }
-                Role::Worker | Role::NoGateway => wanted_routes.extend(routes::worker(view)),
+                Role::Worker | Role::NoGateway => wanted_routes.append(&mut routes::worker(view)),
             }
             if view.family == Family::V4 {
                 let (links, cable) = self.loose_links(host, view);

@@ -111,23 +111,18 @@ pub(super) fn guard(table: u32, dst: IpNet) -> Route {
 
 /// A worker's routes: by way of the gateway. No source is named: the kernel would delete the route with that address.
 pub(super) fn worker(view: &FamilyView<'_>) -> BTreeSet<Route> {
-    let mut routes = BTreeSet::new();
+    // In order, so that the set of what may be thousands is built of all at once.
+    let mut routes = Vec::new();
     for dst in view.subnets() {
-        routes.insert(guard(TABLE_MAIN, dst));
         if let (Some(gateway), Some(_)) = (&view.gateway, &view.underlay) {
             let via = vtep::Vxlan::Nodes.inner(gateway.outer);
             let metric = default_metric(view.family);
-            routes.insert(unicast(
-                TABLE_MAIN,
-                dst,
-                metric,
-                device(view.family),
-                via,
-                None,
-            ));
+            let dev = device(view.family);
+            routes.push(unicast(TABLE_MAIN, dst, metric, dev, via, None));
         }
+        routes.push(guard(TABLE_MAIN, dst));
     }
-    routes
+    routes.into_iter().collect()
 }
 
 /// The gateway's routes over the VXLAN cable, in the cable's own table.
