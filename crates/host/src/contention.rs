@@ -11,6 +11,8 @@ const REPAIRS: usize = 5;
 const WITHIN: Duration = Duration::from_secs(10);
 /// … for this long.
 const HOLD: Duration = Duration::from_secs(30);
+/// Repairs that follow each other faster are of one damage: a link that is made anew takes what hung on it along, some of it later.
+const APART: Duration = Duration::from_millis(200);
 
 /// Counts repairs by object. Time is that since any fixed moment.
 #[derive(Debug, Clone, Default)]
@@ -33,7 +35,10 @@ impl Contention {
             let subject = change.subject();
             let times = self.repairs.entry(subject.clone()).or_default();
             times.retain(|time| now.saturating_sub(*time) < WITHIN);
-            times.push_back(now);
+            let same = times.back();
+            if same.is_none_or(|last| now.saturating_sub(*last) >= APART) {
+                times.push_back(now);
+            }
             if times.len() >= REPAIRS {
                 self.repairs.remove(&subject);
                 self.held.insert(subject, now + HOLD);
@@ -95,6 +100,18 @@ mod tests {
         assert_eq!(c.deadline(), Some(at(34)));
         assert!(!pass(&mut c, "a", at(33)));
         assert!(pass(&mut c, "a", at(34)));
+    }
+
+    #[test]
+    fn repairs_of_one_damage_count_once() {
+        let mut c = Contention::default();
+        for damage in 0..4 {
+            for repair in 0..3 {
+                let now = at(damage * 2) + Duration::from_millis(repair * 50);
+                assert!(pass(&mut c, "a", now), "{now:?}");
+            }
+        }
+        assert_eq!(c.held().count(), 0);
     }
 
     #[test]
