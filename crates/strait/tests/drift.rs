@@ -158,19 +158,19 @@ const V6: [&str; 12] = [
 
 /// On a worker and on a gateway.
 fn take_away_on_both(lab: &Lab, damages: &[&str], of_worker: &[&str], of_gateway: &str) {
-    for node in ["east-1", "east-2"] {
-        assert_eq!(repairs(lab, node), BTreeMap::new(), "nobody did anything");
-    }
+    // While a lab starts, its CNI may undo something of an agent that was first.
+    let nodes = ["east-1", "east-2"];
+    let before = nodes.map(|node| repairs(lab, node));
     std::thread::scope(|threads| {
         threads.spawn(|| take_away(lab, "east-2", &[damages, of_worker].concat()));
         threads.spawn(|| take_away(lab, "east-1", &[damages, &[of_gateway]].concat()));
     });
-    for node in ["east-1", "east-2"] {
+    for (node, before) in nodes.into_iter().zip(before) {
         let repairs = repairs(lab, node);
         for object in ["link", "address", "neighbour", "fdb", "nft", "route"] {
             assert!(
-                repairs.contains_key(object),
-                "{node}: no {object} in {repairs:?}"
+                repairs.get(object) > before.get(object),
+                "{node}: no {object} in {repairs:?}, which were {before:?}"
             );
         }
     }
