@@ -41,6 +41,17 @@ fn shell(lab: &Lab, node: &str, script: &str) -> String {
     said.unwrap_or_else(|error| panic!("{node}: {error:#}\n{script}"))
 }
 
+/// Reads something while the agent is at work: a look at a ruleset that changes meanwhile may fail, and is taken again.
+fn look(lab: &Lab, node: &str, script: &str) -> String {
+    for _ in 0..20 {
+        if let Ok(said) = lab.exec(node, &["sh", "-ec", script]) {
+            return said;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    shell(lab, node, script)
+}
+
 /// Takes our route agent off a node, as if it had never been there.
 fn without_ours(lab: &Lab, node: &str) {
     lab.kill(node, Role::RouteAgent).expect("it ends");
@@ -181,23 +192,23 @@ fn upstream_gateway(lab: &Lab, cni: &str) {
 fn leftovers(lab: &Lab, node: &str) -> Vec<String> {
     let mut left = Vec::new();
     for tool in ["iptables-nft", "iptables-legacy"] {
-        let text = shell(lab, node, &format!("{tool}-save"));
+        let text = look(lab, node, &format!("{tool}-save"));
         let lines = text.lines().filter(|line| line.contains("SUBMARINER"));
         left.extend(lines.map(|line| format!("{tool}: {line}")));
     }
-    let sets = shell(lab, node, "ipset list -n");
+    let sets = look(lab, node, "ipset list -n");
     left.extend(
         sets.lines()
             .filter(|l| l.contains("SUBMARINER"))
             .map(str::to_owned),
     );
-    let rules = shell(lab, node, "ip rule");
+    let rules = look(lab, node, "ip rule");
     let theirs = |line: &&str| {
         (line.starts_with("150:") || line.starts_with("100:")) && !line.contains("proto 83")
     };
     left.extend(rules.lines().filter(theirs).map(str::to_owned));
     for table in ["main", "100", "150"] {
-        let routes = shell(
+        let routes = look(
             lab,
             node,
             &format!("ip route show table {table} 2>/dev/null || true"),
@@ -214,7 +225,7 @@ fn leftovers(lab: &Lab, node: &str) -> Vec<String> {
                 .map(|line| format!("table {table}: {line}")),
         );
     }
-    let addresses = shell(lab, node, "ip -o -4 address show dev vx-submariner");
+    let addresses = look(lab, node, "ip -o -4 address show dev vx-submariner");
     left.extend(
         addresses
             .lines()
@@ -226,7 +237,7 @@ fn leftovers(lab: &Lab, node: &str) -> Vec<String> {
 
 /// All that is somebody else's.
 fn others(lab: &Lab, node: &str) -> String {
-    let text = shell(
+    let text = look(
         lab,
         node,
         "
