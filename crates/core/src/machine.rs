@@ -32,10 +32,7 @@ pub trait Machine {
 
 /// What every plan has.
 pub trait Planned {
-    /// The part that the kernel holds.
-    fn wanted(&self) -> &Wanted;
-
-    /// Gives that part away, to be kept without a copy.
+    /// Gives the part that the kernel holds away, to be kept without a copy.
     fn take_wanted(&mut self) -> Wanted;
 
     /// What is not as it should be.

@@ -6,6 +6,7 @@
 mod accepts;
 mod account;
 mod before;
+mod conditions;
 mod firewall;
 pub mod flows;
 mod health;

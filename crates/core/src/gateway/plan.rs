@@ -41,10 +41,6 @@ pub struct Plan {
 }
 
 impl Planned for Plan {
-    fn wanted(&self) -> &Wanted {
-        &self.wanted
-    }
-
     fn take_wanted(&mut self) -> Wanted {
         std::mem::take(&mut self.wanted)
     }

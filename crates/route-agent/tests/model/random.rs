@@ -41,29 +41,7 @@ fn remote() -> impl Strategy<Value = Remote> {
 }
 
 fn deed() -> impl Strategy<Value = Deed> {
-    use Deed::{
-        AddAddress, AddElement, AddForwardingEntry, AddRoute, ChangeMac, ChangeMtu, FlushAddresses,
-        FlushChain, FlushNeighbours, FlushRoutes, FlushRuleset, RemoveLinks, RemoveRules,
-        RemoveWays, ResetSysctls, TakeLinksDown,
-    };
-    prop::sample::select(vec![
-        RemoveLinks,
-        TakeLinksDown,
-        ChangeMtu,
-        ChangeMac,
-        FlushAddresses,
-        AddAddress,
-        FlushNeighbours,
-        AddForwardingEntry,
-        FlushRoutes,
-        RemoveWays,
-        AddRoute,
-        RemoveRules,
-        FlushRuleset,
-        FlushChain,
-        AddElement,
-        ResetSysctls,
-    ])
+    prop::sample::select(Deed::ALL.to_vec())
 }
 
 fn event() -> impl Strategy<Value = Event> {

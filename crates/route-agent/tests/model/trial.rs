@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use strait_core::Time;
-use strait_core::machine::{Machine, Planned};
+use strait_core::machine::Machine;
 use strait_core::route_agent::{Input, Plan, State, owner};
 use strait_host::nft::Hook;
 use strait_host::{Change, Family, Host, Route, diff};
@@ -80,7 +80,7 @@ impl Trial {
         self.state = State::new(settings(&self.world.families));
         self.observe();
         let plan = self.state.plan();
-        let changes = diff(&self.kernel.host, plan.wanted(), &owner()).changes;
+        let changes = diff(&self.kernel.host, &plan.wanted, &owner()).changes;
         ensure!(
             changes.is_empty(),
             "it knows nothing, and changes {changes:?}"
@@ -126,7 +126,7 @@ impl Trial {
     fn pass(&mut self) -> Result<(Plan, Vec<Change>), String> {
         self.observe();
         let plan = self.state.plan();
-        let difference = diff(&self.kernel.host, plan.wanted(), &owner());
+        let difference = diff(&self.kernel.host, &plan.wanted, &owner());
         let named = self.world.conflicts(&self.kernel.host);
         ensure!(
             difference.conflicts.is_empty() != named,

@@ -86,6 +86,28 @@ pub(crate) enum Deed {
     ResetSysctls,
 }
 
+impl Deed {
+    /// Each of them.
+    pub(crate) const ALL: [Self; 16] = [
+        Self::RemoveLinks,
+        Self::TakeLinksDown,
+        Self::ChangeMtu,
+        Self::ChangeMac,
+        Self::FlushAddresses,
+        Self::AddAddress,
+        Self::FlushNeighbours,
+        Self::AddForwardingEntry,
+        Self::FlushRoutes,
+        Self::RemoveWays,
+        Self::AddRoute,
+        Self::RemoveRules,
+        Self::FlushRuleset,
+        Self::FlushChain,
+        Self::AddElement,
+        Self::ResetSysctls,
+    ];
+}
+
 /// Something of others that stands in our way, or only beside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Foreign {
