@@ -123,7 +123,7 @@ impl<M: Machine> Engine<M> {
                 }
             }
             let pass = self.pass(arrived, reading).await;
-            if reading && pass.outcome.made.is_empty() {
+            if reading && pass.outcome.made.is_empty() && pass.outcome.failures.is_empty() {
                 self.metrics.verified(last_read.elapsed());
             }
             carry_out(pass);

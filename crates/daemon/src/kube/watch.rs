@@ -127,7 +127,7 @@ impl Watch {
             metadata_only,
             where_served,
         } = self;
-        let sought = where_served.then(|| (client.clone(), resource.clone()));
+        let sought = where_served.then(|| resource.clone());
         let watching = Watching {
             collection: Collection {
                 path: Lenient::url_path(&resource, namespace.as_deref()),
@@ -222,7 +222,7 @@ struct Watching<F> {
     parse: F,
     phase: Phase,
     /// The resource, where a server need not know it.
-    sought: Option<(Client, ApiResource)>,
+    sought: Option<ApiResource>,
     pauses: Pauses,
 }
 
@@ -279,14 +279,14 @@ impl<T, F: Fn(&DynamicObject) -> Result<T, String>> Watching<F> {
     }
 
     async fn seek(&mut self, told: bool) -> Option<Change<T>> {
-        let Some((client, resource)) = &self.sought else {
+        let Some(resource) = &self.sought else {
             self.phase = Phase::List;
             return None;
         };
         if told {
             tokio::time::sleep(SEEK).await;
         }
-        match serves(client, resource).await {
+        match serves(&self.collection.client, resource).await {
             Ok(true) => {
                 self.phase = Phase::List;
                 None
