@@ -35,6 +35,14 @@ pub const CABLE_VXLAN: &str = "vxlan-tunnel";
 pub const CABLE_VXLAN_6: &str = "vxlan-tunnel-6";
 /// Its VXLAN network identifier (upstream `cable/vxlan/vxlan.go`).
 pub const CABLE_VXLAN_VNI: u32 = 1000;
+/// Device of the WireGuard cable, both families inside and outside (upstream `cable/wireguard/driver.go`).
+pub const CABLE_WIREGUARD: &str = "submariner";
+/// Bytes that WireGuard adds: 20 IPv4 or 40 IPv6, 8 UDP, 32 WireGuard (16 header, 16 tag).
+pub const WIREGUARD_OVERHEAD_V4: u32 = 60;
+/// The same with IPv6 outside.
+pub const WIREGUARD_OVERHEAD_V6: u32 = 80;
+/// Seconds between two packets that keep a tunnel's way through a NAT open (upstream `cable/wireguard/driver.go`).
+pub const WIREGUARD_KEEPALIVE: u16 = 10;
 /// UDP port of cables unless configured (upstream `port/port.go`, `ExternalTunnel`).
 pub const CABLE_PORT: u16 = 4500;
 
@@ -48,6 +56,9 @@ pub const TABLE_VXLAN_CABLE: u32 = 100;
 /// Routing table and rule priority of every other cable on a gateway.
 pub const TABLE_GATEWAY: u32 = 150;
 
+/// Mark (`SO_MARK`) of what cables and NAT discovery send: it goes by the main table, never through a tunnel. Apart from
+/// the bits of kube-proxy (0x4000, 0x8000), Cilium (0x0f00) and Calico (0xffff0000).
+pub const UNDERLAY_MARK: u32 = 0x53;
 /// `ifalias` of every link that is ours.
 pub const LINK_ALIAS: &str = "strait";
 /// Protocol number of our routes and rules. Free in linux/rtnetlink.h and in iproute2's rt_protos.
@@ -64,5 +75,7 @@ pub const BROKER_NAMESPACE: &str = "submariner-k8s-broker";
 pub const BACKEND_UDP_PORT: &str = "udp-port";
 /// `backend_config`: UDP port of NAT discovery; `0` says that there is none.
 pub const BACKEND_NATT_PORT: &str = "natt-discovery-port";
+/// `backend_config`: public key of a WireGuard cable, base64.
+pub const BACKEND_PUBLIC_KEY: &str = "publicKey";
 /// `backend_config`: the cable's device on the gateway.
 pub const BACKEND_INTERFACE: &str = "interface-name";

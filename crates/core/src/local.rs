@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use strait_api::names::{CABLE_VXLAN, CABLE_VXLAN_6, NODE_VXLAN, NODE_VXLAN_6};
+use strait_api::names::{CABLE_VXLAN, CABLE_VXLAN_6, CABLE_WIREGUARD, NODE_VXLAN, NODE_VXLAN_6};
 use strait_host::{Family, Host, LinkKind, Scope, TABLE_MAIN};
 
 /// Links that CNIs make for traffic between nodes, as far as they put a pod address on them; the first of the list wins.
@@ -28,9 +28,15 @@ const KNOWN: [&str; 14] = [
 /// Names of all links that are ours, whichever process makes them.
 #[must_use]
 pub fn every_link() -> BTreeSet<String> {
-    [NODE_VXLAN, NODE_VXLAN_6, CABLE_VXLAN, CABLE_VXLAN_6]
-        .map(str::to_owned)
-        .into()
+    [
+        NODE_VXLAN,
+        NODE_VXLAN_6,
+        CABLE_VXLAN,
+        CABLE_VXLAN_6,
+        CABLE_WIREGUARD,
+    ]
+    .map(str::to_owned)
+    .into()
 }
 
 /// A CNI address and where it is.
@@ -166,7 +172,8 @@ fn rank(host: &Host, link: &str) -> usize {
         Some(LinkKind::Bridge) => 0,
         Some(LinkKind::Vxlan(_)) => 1,
         Some(LinkKind::Veth) => 3,
-        Some(LinkKind::Loopback | LinkKind::Other(_)) | None => 2,
+        Some(LinkKind::Loopback | LinkKind::Wireguard | LinkKind::Tun | LinkKind::Other(_))
+        | None => 2,
     };
     KNOWN.len() + class
 }

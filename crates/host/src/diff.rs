@@ -288,7 +288,12 @@ fn in_place(name: &str, have: &Link, want: &Link, fdb: &Owned<BTreeSet<Fdb>>) ->
 fn undirected(host: &Host, changes: &[Change]) -> BTreeSet<String> {
     let remote = |link: &Link| match &link.kind {
         LinkKind::Vxlan(vxlan) => vxlan.remote,
-        LinkKind::Veth | LinkKind::Bridge | LinkKind::Loopback | LinkKind::Other(_) => None,
+        LinkKind::Veth
+        | LinkKind::Bridge
+        | LinkKind::Loopback
+        | LinkKind::Wireguard
+        | LinkKind::Tun
+        | LinkKind::Other(_) => None,
     };
     let changed = changes.iter().filter_map(|change| {
         if let Change::ChangeLink(name, link) = change {

@@ -16,6 +16,7 @@ pub mod link;
 pub mod nft;
 pub mod route;
 pub mod wanted;
+pub mod wireguard;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,6 +28,7 @@ pub use link::{Address, Fdb, Link, LinkKind, Mac, Neighbour, Scope, Vxlan};
 pub use route::{Hop, Route, RouteKind, Rule, TABLE_MAIN};
 use serde::{Deserialize, Serialize};
 pub use wanted::{Owned, Owner, Wanted};
+pub use wireguard::{Key, Peer, PeerStatus, WireGuard};
 
 /// An IP family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

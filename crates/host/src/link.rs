@@ -105,7 +105,11 @@ pub enum LinkKind {
     Bridge,
     /// The loopback device.
     Loopback,
-    /// Any other type, by its kernel name (`tun`, `ipip`, `wireguard`, …), or empty for a hardware device.
+    /// A WireGuard device of the kernel.
+    Wireguard,
+    /// A device whose other end a process holds (`tun` or `tap`).
+    Tun,
+    /// Any other type, by its kernel name (`ipip`, `geneve`, …), or empty for a hardware device.
     Other(String),
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::wire::{Attrs, Message, messages};
-use crate::{address, conntrack, link, neighbour, nft, route, rule, socket, tcp};
+use crate::{address, conntrack, link, neighbour, nft, route, rule, socket, tcp, wireguard};
 
 /// Bytes that look like headers and attributes more often than chance would have it.
 fn soup(seed: &mut u64, len: usize) -> Vec<u8> {
@@ -45,6 +45,7 @@ fn decode(kind: u16, flags: u16, body: Vec<u8>) {
     }
     let _ = conntrack::decode(&message);
     let _ = tcp::decode(&message);
+    wireguard::decode(&message, &mut strait_host::wireguard::Device::default());
     nft::decode_anything(Attrs(&message.body));
 }
 

@@ -26,6 +26,7 @@ mod sysctl;
 mod tcp;
 mod watch;
 mod wire;
+pub mod wireguard;
 
 use std::collections::BTreeSet;
 

@@ -123,6 +123,8 @@ fn kind(attrs: Attrs<'_>, hardware: u16) -> LinkKind {
         )),
         Some("veth") => LinkKind::Veth,
         Some("bridge") => LinkKind::Bridge,
+        Some("wireguard") => LinkKind::Wireguard,
+        Some("tun") => LinkKind::Tun,
         Some(other) => LinkKind::Other(other.to_owned()),
         None if hardware == libc::ARPHRD_LOOPBACK => LinkKind::Loopback,
         None => LinkKind::Other(String::new()),
@@ -148,10 +150,18 @@ fn vxlan(data: Attrs<'_>) -> Vxlan {
 
 /// Makes a link. It is up only once it carries its alias; if a step fails, nothing is left of it.
 pub(crate) fn create(socket: &mut Socket, name: &str, link: &Link) -> Result<(), Error> {
-    let LinkKind::Vxlan(vxlan) = &link.kind else {
-        return Err(Error::Unsupported(format!(
-            "making link {name}, which is no VXLAN device"
-        )));
+    let (kind, vxlan) = match &link.kind {
+        LinkKind::Vxlan(vxlan) => ("vxlan", Some(vxlan)),
+        LinkKind::Wireguard => ("wireguard", None),
+        LinkKind::Veth
+        | LinkKind::Bridge
+        | LinkKind::Loopback
+        | LinkKind::Tun
+        | LinkKind::Other(_) => {
+            return Err(Error::Unsupported(format!(
+                "making link {name}, which is neither a VXLAN nor a WireGuard device"
+            )));
+        }
     };
     let master = match &link.master {
         Some(master) => Some(index(socket, master)?),
@@ -167,8 +177,10 @@ pub(crate) fn create(socket: &mut Socket, name: &str, link: &Link) -> Result<(),
         request.u32(MASTER, master);
     }
     request.nest(LINK_INFO, |info| {
-        info.text(INFO_KIND, "vxlan");
-        info.nest(INFO_DATA, |data| encode_vxlan(data, vxlan));
+        info.text(INFO_KIND, kind);
+        if let Some(vxlan) = vxlan {
+            info.nest(INFO_DATA, |data| encode_vxlan(data, vxlan));
+        }
     });
     socket.tell(request, &format_args!("make link {name}"))?;
     let settled = index(socket, name).and_then(|index| settle(socket, index, name, link));

@@ -465,7 +465,12 @@ impl Packet {
 fn rivalled(theirs: &Host, ours: &Link) -> bool {
     let key = |link: &Link| match &link.kind {
         LinkKind::Vxlan(v) => Some((v.vni, v.port, v.local.is_some_and(|ip| ip.is_ipv6()))),
-        LinkKind::Veth | LinkKind::Bridge | LinkKind::Loopback | LinkKind::Other(_) => None,
+        LinkKind::Veth
+        | LinkKind::Bridge
+        | LinkKind::Loopback
+        | LinkKind::Wireguard
+        | LinkKind::Tun
+        | LinkKind::Other(_) => None,
     };
     theirs
         .links

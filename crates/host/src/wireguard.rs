@@ -1,0 +1,340 @@
+//! WireGuard tunnels as plain data: what one device is to have, and what became of its peers. No secret is in it:
+//! private and preshared keys go from where they are kept to the device.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// A public key: a point of Curve25519, as base64 of 44 characters where it is text.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(pub [u8; 32]);
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&STANDARD.encode(self.0))
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Text that is not a public key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "is no public key of WireGuard; expected 32 octets in base64 (44 characters), not all zero"
+)]
+pub struct BadKey;
+
+impl FromStr for Key {
+    type Err = BadKey;
+
+    fn from_str(text: &str) -> Result<Self, BadKey> {
+        let octets = STANDARD.decode(text).map_err(|_| BadKey)?;
+        let key = <[u8; 32]>::try_from(octets).map_err(|_| BadKey)?;
+        if key == [0; 32] {
+            return Err(BadKey);
+        }
+        Ok(Self(key))
+    }
+}
+
+impl Serialize for Key {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?
+            .parse()
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+/// What a WireGuard device is to have.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WireGuard {
+    /// UDP port that it listens on.
+    pub port: u16,
+    /// Mark of what it sends (`SO_MARK`); 0 for none.
+    pub mark: u32,
+    /// Its peers. Others go.
+    pub peers: BTreeMap<Key, Peer>,
+}
+
+/// A peer of a WireGuard device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Where it is, if that is known: it may be somewhere else by now, which the device finds out by itself.
+    pub endpoint: Option<SocketAddr>,
+    /// Addresses that are sent to it, and that it may send from. Of none, the tunnel is kept warm only.
+    pub allowed: BTreeSet<IpNet>,
+    /// Seconds between two packets that keep the way open; 0 for never.
+    pub keepalive: u16,
+}
+
+/// What became of a peer.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Where it was heard last, else where it should be.
+    pub endpoint: Option<SocketAddr>,
+    /// When the last handshake was completed, in Unix seconds; `None` for never.
+    pub handshake: Option<u64>,
+    /// Bytes received through the tunnel.
+    pub received: u64,
+    /// Bytes sent through the tunnel.
+    pub sent: u64,
+}
+
+/// A WireGuard device, as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Its public key, once it has a private one.
+    pub public_key: Option<Key>,
+    /// UDP port that it listens on.
+    pub port: u16,
+    /// Mark of what it sends.
+    pub mark: u32,
+    /// Its peers.
+    pub peers: BTreeMap<Key, DevicePeer>,
+}
+
+/// A peer of a device, as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DevicePeer {
+    /// Addresses that are sent to it, and that it may send from.
+    pub allowed: BTreeSet<IpNet>,
+    /// Seconds between two packets that keep the way open; 0 for never.
+    pub keepalive: u16,
+    /// What became of it.
+    pub status: PeerStatus,
+}
+
+/// One change of a device's peers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// A peer is to be there, with these.
+    Set {
+        /// Its public key.
+        key: Key,
+        /// Where it is; `None` leaves that to the device.
+        endpoint: Option<SocketAddr>,
+        /// Seconds between two packets that keep the way open; 0 for never.
+        keepalive: u16,
+        /// Prefixes to send to it, which are taken from other peers at once.
+        allowed: BTreeSet<IpNet>,
+        /// Whether other prefixes that it has go. The device has none of them for a moment then.
+        exactly: bool,
+    },
+    /// A peer goes.
+    Remove(Key),
+}
+
+impl Device {
+    /// The steps from what is to what is wanted: no prefix that stays is without its peer for a moment, unless a peer
+    /// loses a prefix that no other gets.
+    ///
+    /// A peer's place is told where it changed since it was `told` last, or where nothing was told and there is no session that
+    /// would go on: whoever roams is found by the device.
+    #[must_use]
+    pub fn steps(
+        &self,
+        wanted: &WireGuard,
+        told: &BTreeMap<Key, Option<SocketAddr>>,
+        alive: impl Fn(&PeerStatus) -> bool,
+    ) -> Vec<Step> {
+        let mut have = self.peers.clone();
+        let mut steps = Vec::new();
+        let mut gain = Vec::new();
+        for (key, peer) in &wanted.peers {
+            let known = have.get(key);
+            let place = match (known, told.get(key)) {
+                (Some(_), Some(before)) => peer.endpoint.filter(|_| *before != peer.endpoint),
+                (Some(known), None) => peer.endpoint.filter(|_| !alive(&known.status)),
+                (None, _) => peer.endpoint,
+            };
+            let gained: BTreeSet<IpNet> = match known {
+                Some(known) => peer.allowed.difference(&known.allowed).copied().collect(),
+                None => peer.allowed.clone(),
+            };
+            let same = known.is_some_and(|known| known.keepalive == peer.keepalive);
+            if same && place.is_none() && gained.is_empty() {
+                continue;
+            }
+            gain.extend(gained.iter().map(|net| (*net, *key)));
+            steps.push(Step::Set {
+                key: *key,
+                endpoint: place,
+                keepalive: peer.keepalive,
+                allowed: gained,
+                exactly: false,
+            });
+        }
+        // What one peer gains, another has lost.
+        for (net, to) in gain {
+            for (key, peer) in &mut have {
+                if *key != to {
+                    peer.allowed.remove(&net);
+                }
+            }
+        }
+        for (key, peer) in &wanted.peers {
+            let known = have.get(key);
+            if known.is_some_and(|known| !known.allowed.is_subset(&peer.allowed)) {
+                steps.push(Step::Set {
+                    key: *key,
+                    endpoint: None,
+                    keepalive: peer.keepalive,
+                    allowed: peer.allowed.clone(),
+                    exactly: true,
+                });
+            }
+        }
+        let gone = self.peers.keys().filter(|k| !wanted.peers.contains_key(*k));
+        steps.extend(gone.copied().map(Step::Remove));
+        steps
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn nets() -> impl Strategy<Value = BTreeSet<IpNet>> {
+        let net = (0u8..6).prop_map(|n| IpNet::from_str(&format!("10.{n}.0.0/16")).unwrap());
+        proptest::collection::btree_set(net, 0..4)
+    }
+
+    fn peers() -> impl Strategy<Value = BTreeMap<u8, (BTreeSet<IpNet>, u16, u16)>> {
+        proptest::collection::btree_map(1u8..5, (nets(), 0u16..2, 1u16..3), 0..4)
+    }
+
+    fn key(n: u8) -> Key {
+        Key([n; 32])
+    }
+
+    /// As the kernel does it: a prefix belongs to one peer.
+    fn take(device: &mut Device, step: &Step) {
+        match step {
+            Step::Remove(key) => drop(device.peers.remove(key)),
+            Step::Set {
+                key,
+                endpoint,
+                keepalive,
+                allowed,
+                exactly,
+            } => {
+                for peer in device.peers.values_mut() {
+                    peer.allowed.retain(|net| !allowed.contains(net));
+                }
+                let peer = device.peers.entry(*key).or_default();
+                if *exactly {
+                    peer.allowed.clear();
+                }
+                peer.allowed.extend(allowed);
+                peer.keepalive = *keepalive;
+                peer.status.endpoint = endpoint.or(peer.status.endpoint);
+            }
+        }
+    }
+
+    /// A device can't hold a prefix twice: the first peer of those that want it has it.
+    fn wanted(peers: &BTreeMap<u8, (BTreeSet<IpNet>, u16, u16)>) -> WireGuard {
+        let mut taken = BTreeSet::new();
+        let peer = |(n, (nets, keepalive, port)): (&u8, &(BTreeSet<IpNet>, u16, u16))| {
+            let peer = Peer {
+                endpoint: Some(SocketAddr::from(([192, 0, 2, *n], *port))),
+                allowed: nets
+                    .iter()
+                    .copied()
+                    .filter(|net| taken.insert(*net))
+                    .collect(),
+                keepalive: *keepalive,
+            };
+            (key(*n), peer)
+        };
+        WireGuard {
+            peers: peers.iter().map(peer).collect(),
+            ..WireGuard::default()
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn steps_lead_to_what_is_wanted_and_then_there_are_none(before in peers(), after in peers()) {
+            let (before, after) = (wanted(&before), wanted(&after));
+            let mut device = Device::default();
+            let told = |w: &WireGuard| w.peers.iter().map(|(k, p)| (*k, p.endpoint)).collect();
+            for step in device.steps(&before, &BTreeMap::new(), |_| false) {
+                take(&mut device, &step);
+            }
+            let kept: BTreeSet<(Key, IpNet)> = before.peers.iter()
+                .flat_map(|(k, p)| p.allowed.iter().map(|net| (*k, *net)))
+                .filter(|(k, net)| after.peers.get(k).is_some_and(|p| p.allowed.contains(net)))
+                .collect();
+            for step in device.steps(&after, &told(&before), |_| true) {
+                take(&mut device, &step);
+                prop_assert!(kept.iter().all(|(k, net)| device.peers[k].allowed.contains(net)));
+            }
+            let have: BTreeMap<Key, Peer> = device.peers.iter().map(|(k, p)| (*k, Peer {
+                endpoint: p.status.endpoint, allowed: p.allowed.clone(), keepalive: p.keepalive,
+            })).collect();
+            prop_assert_eq!(have, after.peers.clone());
+            prop_assert_eq!(device.steps(&after, &told(&after), |_| true), vec![]);
+        }
+    }
+
+    #[test]
+    fn who_roams_is_not_called_back() {
+        let mut want = WireGuard::default();
+        let peer = Peer {
+            endpoint: Some("192.0.2.1:4500".parse().unwrap()),
+            allowed: BTreeSet::new(),
+            keepalive: 10,
+        };
+        want.peers.insert(key(1), peer);
+        let mut device = Device::default();
+        let roamed = DevicePeer {
+            keepalive: 10,
+            status: PeerStatus {
+                endpoint: Some("192.0.2.9:1234".parse().unwrap()),
+                ..PeerStatus::default()
+            },
+            ..DevicePeer::default()
+        };
+        device.peers.insert(key(1), roamed);
+        assert_eq!(device.steps(&want, &BTreeMap::new(), |_| true), vec![]);
+        // Without a session it is told where the peer should be.
+        assert_eq!(device.steps(&want, &BTreeMap::new(), |_| false).len(), 1);
+        let told = BTreeMap::from([(key(1), want.peers[&key(1)].endpoint)]);
+        assert_eq!(device.steps(&want, &told, |_| false), vec![]);
+    }
+
+    #[test]
+    fn a_key_is_read_and_written_alike() {
+        let text = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
+        let key: Key = text.parse().unwrap();
+        assert_eq!(key.to_string(), text);
+        for bad in [
+            "",
+            "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg",
+            "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8A==",
+            "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+            "not a key at all, though of the right length",
+        ] {
+            assert_eq!(bad.parse::<Key>(), Err(BadKey), "{bad}");
+        }
+    }
+}
