@@ -13,13 +13,15 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+pub use cable::wireguard::{Device, Tunnel, Tunnels};
 use ipnet::IpNet;
 pub use objects::uninstalled;
 pub use plan::{Plan, tell};
-use strait_api::names::{CABLE_VXLAN, CABLE_VXLAN_6, LINK_ALIAS};
+use strait_api::names::{CABLE_VXLAN, CABLE_VXLAN_6, CABLE_WIREGUARD, LINK_ALIAS};
 use strait_api::{Cluster, ClusterId, Endpoint, Node, Object, ObjectKey};
 use strait_host::{Host, Owner};
 
+use crate::driver::Driver;
 use crate::health::Results;
 use crate::machine::Machine;
 use crate::object::Entry;
@@ -43,6 +45,8 @@ pub struct Settings {
     pub cluster_cidrs: Vec<IpNet>,
     /// Service CIDRs of this cluster.
     pub service_cidrs: Vec<IpNet>,
+    /// How tunnels are made.
+    pub driver: Driver,
     /// UDP port of the cable.
     pub port: u16,
     /// Whether there may be a NAT in front of this gateway.
@@ -68,6 +72,10 @@ pub enum Input {
     Nodes(Event<Node>),
     /// Results of all health checks.
     Health(Results),
+    /// The device of a WireGuard cable, or why there is none.
+    Device(Result<Device, String>),
+    /// What became of all tunnels of a WireGuard cable.
+    Tunnels(Tunnels),
     /// The whole of this host's networking, read anew.
     Host(Arc<Host>),
     /// An object was written: as it was wanted, and as the server has it.
@@ -91,6 +99,8 @@ pub struct State {
     broker_endpoints: Source<Entry<Endpoint>>,
     nodes: Source<Node>,
     health: Results,
+    device: Option<Result<Device, String>>,
+    tunnels: Tunnels,
     host: Option<Arc<Host>>,
     stored: Written,
 }
@@ -110,6 +120,8 @@ impl State {
             broker_endpoints: Source::default(),
             nodes: Source::default(),
             health: Results::default(),
+            device: None,
+            tunnels: Tunnels::default(),
             host: None,
             stored: Written::new(),
         }
@@ -128,6 +140,8 @@ impl Machine for State {
             Input::BrokerEndpoints(event) => self.broker_endpoints.apply(event, now),
             Input::Nodes(event) => self.nodes.apply(event, now),
             Input::Health(results) => self.health = results,
+            Input::Device(device) => self.device = Some(device),
+            Input::Tunnels(tunnels) => self.tunnels = tunnels,
             Input::Host(host) => self.host = Some(host),
             Input::Stored { wanted, stored } => {
                 self.stored.insert(wanted.key.clone(), (wanted, stored));
@@ -173,7 +187,9 @@ impl Machine for State {
 pub fn owner() -> Owner {
     Owner {
         alias: LINK_ALIAS.to_owned(),
-        links: [CABLE_VXLAN, CABLE_VXLAN_6].map(str::to_owned).into(),
+        links: [CABLE_VXLAN, CABLE_VXLAN_6, CABLE_WIREGUARD]
+            .map(str::to_owned)
+            .into(),
         route_protocol: None,
         rule_protocol: None,
         tables: BTreeSet::new(),

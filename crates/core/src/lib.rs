@@ -4,6 +4,7 @@
 //! state gives the same plan.
 
 pub mod condition;
+pub mod driver;
 pub mod gateway;
 pub mod health;
 pub mod local;
@@ -16,6 +17,7 @@ pub mod source;
 pub mod time;
 
 pub use condition::{Condition, Holding, Severity};
+pub use driver::Driver;
 pub use machine::{Machine, Planned};
 pub use object::{Entry, ObjectChange};
 pub use source::{Event, Source};

@@ -9,10 +9,8 @@ use strait_api::{ClusterId, Endpoint};
 use strait_host::{Family, Mac};
 
 use crate::Condition;
+use crate::driver::Driver;
 use crate::net::{ip_of, never_remote, overlap};
-
-/// The cable in which a gateway's address is derived from the one outside.
-const VXLAN: &str = "vxlan";
 
 /// Another cluster, by its Endpoint that counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -203,7 +201,8 @@ fn indistinct(
     conflicts: &mut Vec<String>,
 ) -> BTreeSet<Family> {
     let mut families = BTreeSet::new();
-    if endpoint.backend != VXLAN {
+    // Only there a gateway's address is derived from the one outside.
+    if endpoint.backend != Driver::Vxlan.name() {
         return families;
     }
     for family in Family::ALL {

@@ -240,7 +240,7 @@ fn no_object_makes_a_parser_panic_or_a_plan_route_what_is_ours() {
                 !ours.iter().any(|own| overlap(own, &route.dst)),
                 "{route:?}"
             );
-            assert!(route.table == 100 || route.table == TABLE_MAIN);
+            assert!([100, 150, TABLE_MAIN].contains(&route.table));
         }
         let neighbours = plan.wanted.neighbours.get().unwrap();
         let ips: BTreeSet<_> = neighbours.iter().map(|n| (&n.link, n.ip)).collect();

@@ -10,7 +10,12 @@ use strait_daemon::objects::events;
 use tokio::sync::mpsc;
 
 /// Starts all watches.
-pub fn start(cluster: &Client, broker: &Client, settings: &Settings, to: &mpsc::Sender<Input>) {
+pub(crate) fn start(
+    cluster: &Client,
+    broker: &Client,
+    settings: &Settings,
+    to: &mpsc::Sender<Input>,
+) {
     let local = Some(settings.namespace.as_str());
     let remote = Some(settings.broker_namespace.as_str());
     let clusters = |client, namespace| {

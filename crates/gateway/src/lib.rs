@@ -1,7 +1,8 @@
 //! The gateway: publishes the cluster, carries Clusters and Endpoints to and from the broker, and keeps the cable.
 //! Wiring only: [`inputs`] → `strait_core` → kernel and APIs.
 
-pub mod inputs;
+pub mod cable;
+mod inputs;
 mod run;
 pub mod settings;
 mod status;

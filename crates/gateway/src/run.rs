@@ -15,8 +15,10 @@ use strait_daemon::kube::{broker_client, cluster_client};
 use strait_daemon::objects::Annotations;
 use strait_daemon::writer::{self, Report};
 use strait_daemon::{Drain, Heartbeat, Metrics, Readiness, lock, ping};
+use strait_host::Change;
 use tokio::sync::{mpsc, watch};
 
+use crate::cable::Cable;
 use crate::settings::Configuration;
 use crate::{inputs, status, uninstall};
 
@@ -62,6 +64,7 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
         },
     );
     let health_results = sender.clone();
+    let to_cable = sender.clone();
     let (written, mut reports) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         while let Some(report) = reports.recv().await {
@@ -89,9 +92,13 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
         status: status::start(cluster.clone(), metrics.clone()),
         local: writer("cluster", cluster),
         broker: writer("broker", broker),
+        // Before anything is in the kernel, lest the route agent take it for what a dead gateway left.
+        cable: {
+            lock::hold().await;
+            let start = |settings| Cable::start(settings, metrics.clone(), to_cable);
+            configuration.cable.map(start)
+        },
     };
-    // Before anything is in the kernel, lest the route agent take it for what a dead gateway left.
-    lock::hold().await;
     Engine::new(
         State::new(configuration.core),
         owner(),
@@ -113,11 +120,16 @@ struct Gateway {
     status: watch::Sender<Option<strait_api::Object>>,
     local: watch::Sender<Vec<ObjectChange>>,
     broker: watch::Sender<Vec<ObjectChange>>,
+    cable: Option<Cable>,
 }
 
 impl Gateway {
     fn carry_out(&self, pass: Pass<Plan>) {
         let mut plan = pass.plan;
+        if let Some(cable) = &self.cable {
+            let made = |change: &Change| matches!(change, Change::CreateLink(..));
+            cable.want(plan.tunnels, pass.outcome.made.iter().any(made));
+        }
         replace(&self.health, plan.health);
         replace(&self.local, plan.local);
         replace(&self.broker, plan.broker);

@@ -1,22 +1,27 @@
 //! What the gateway is told at start.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use clap::{ArgMatches, Command};
-use strait_core::gateway;
+use strait_cable::{Choice, Preshared};
+use strait_core::{Driver, gateway};
 use strait_daemon::kube::{BROKER, BrokerSettings};
 use strait_daemon::member::{MEMBER, Member};
 use strait_daemon::ping::{HEALTH, HealthSettings};
-use strait_daemon::settings::command as settings_command;
+use strait_daemon::settings::{Noted, command as settings_command};
 use strait_daemon::{Setting, Settings, SettingsError, http, logs};
+
+use crate::cable;
 
 /// What `SUBMARINER_HEALTHCHECKINTERVAL` counts here.
 const HEALTH_UNIT: Duration = Duration::from_secs(1);
 
 /// The settings of the gateway, beside those of every process.
-pub static TABLE: [Setting; 22] = [
+pub static TABLE: [Setting; 26] = [
     MEMBER[0],
     MEMBER[1],
     MEMBER[2],
@@ -31,10 +36,33 @@ pub static TABLE: [Setting; 22] = [
     ),
     Setting::new(
         "SUBMARINER_CABLEDRIVER",
-        "How tunnels to other clusters are made; there is only one so far",
-        "vxlan",
+        "How tunnels to other clusters are made: encrypted, or in clear",
+        "wireguard or vxlan",
     )
-    .default("vxlan"),
+    .default("wireguard"),
+    Setting::new(
+        "STRAIT_WIREGUARD",
+        "Which WireGuard device: the kernel's, one in this process, or the kernel's where it has one",
+        "auto, kernel or process",
+    )
+    .default("auto"),
+    Setting::new(
+        "STRAIT_STATE_DIR",
+        "Directory of what outlives the process: the private key of a WireGuard cable",
+        "a directory that only root may write",
+    )
+    .default("/var/lib/strait"),
+    Setting::new(
+        "CE_IPSEC_PSK",
+        "Passphrase that all gateways of the clusterset share; its SHA-256 is WireGuard's preshared key",
+        "the text that all clusters have, of at least one character",
+    )
+    .secret(),
+    Setting::new(
+        "CE_IPSEC_PSKSECRET",
+        "Name of the mounted Secret that holds it, below /var/run/secrets/submariner.io; goes before CE_IPSEC_PSK",
+        "the name of a Secret with the key psk",
+    ),
     Setting::new(
         "SUBMARINER_NATENABLED",
         "Whether there may be a NAT in front of this gateway; a VXLAN cable can't pass one",
@@ -92,6 +120,8 @@ pub struct Configuration {
     pub broker: BrokerSettings,
     /// How other clusters' gateways are checked.
     pub health: HealthSettings,
+    /// The device of a WireGuard cable; `None` for another cable.
+    pub cable: Option<cable::Settings>,
 }
 
 impl Configuration {
@@ -103,13 +133,13 @@ impl Configuration {
         let mut s = Settings::read(matches, &TABLE);
         logs::init(&mut s);
         let member = Member::read(&mut s);
-        let driver = s.parse("SUBMARINER_CABLEDRIVER", |v| {
-            if v.eq_ignore_ascii_case("vxlan") {
-                Ok(())
-            } else {
-                Err("is not a cable driver of this version")
-            }
-        });
+        let driver = s.parse("SUBMARINER_CABLEDRIVER", str::parse::<Driver>);
+        let choice = s.parse("STRAIT_WIREGUARD", str::parse::<Choice>);
+        let state = s.parse("STRAIT_STATE_DIR", str::parse::<PathBuf>);
+        let preshared = match &driver {
+            Ok(Driver::WireGuard) => preshared(&mut s).map(Some),
+            _ => Ok(None),
+        };
         let nat_enabled = s.bool("SUBMARINER_NATENABLED");
         let health = HealthSettings::read(&mut s, HEALTH_UNIT);
         let port = s.port("CE_IPSEC_NATTPORT");
@@ -118,7 +148,12 @@ impl Configuration {
         let broker = BrokerSettings::read(&mut s);
         s.log();
         s.finish(|| {
-            driver?;
+            let (choice, state) = (choice?, state?);
+            let cable = preshared?.map(|preshared| cable::Settings {
+                choice,
+                state,
+                preshared,
+            });
             let (member, broker, health) = (member?, broker?, health?);
             Ok(Self {
                 core: gateway::Settings {
@@ -129,6 +164,7 @@ impl Configuration {
                     cluster: member.cluster,
                     cluster_cidrs: member.cluster_cidrs,
                     service_cidrs: member.service_cidrs,
+                    driver: driver?,
                     port: port?,
                     nat_enabled: nat_enabled?,
                     health_check: health.enabled,
@@ -138,7 +174,39 @@ impl Configuration {
                 admin: admin?,
                 broker,
                 health,
+                cable,
             })
         })
+    }
+}
+
+/// Where the operator mounts Secrets (upstream `pkg/psk`).
+const SECRETS: &str = "/var/run/secrets/submariner.io";
+
+/// The key that the clusterset shares. Upstream takes the octets of a Secret as base64 text, which is what a literal holds.
+fn preshared(s: &mut Settings) -> Result<Preshared, Noted> {
+    if let Some(name) = s.optional_text("CE_IPSEC_PSKSECRET")? {
+        let path = Path::new(SECRETS).join(&name).join("psk");
+        if name.contains('/') || name.starts_with('.') {
+            return Err(s.note("CE_IPSEC_PSKSECRET", "is no name of a Secret"));
+        }
+        return match std::fs::read(&path) {
+            Ok(octets) if octets.is_empty() => Err(s.note(
+                "CE_IPSEC_PSKSECRET",
+                &format!("{} is empty", path.display()),
+            )),
+            Ok(octets) => Ok(Preshared::of(&STANDARD.encode(octets))),
+            Err(error) => {
+                let problem = format!("{} can't be read: {error}", path.display());
+                Err(s.note("CE_IPSEC_PSKSECRET", &problem))
+            }
+        };
+    }
+    match s.secret("CE_IPSEC_PSK")? {
+        Some(secret) => Ok(Preshared::of(secret.expose())),
+        None => Err(s.note(
+            "CE_IPSEC_PSK",
+            "is not set (nor is CE_IPSEC_PSKSECRET), and WireGuard needs it",
+        )),
     }
 }

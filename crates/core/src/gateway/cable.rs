@@ -1,33 +1,21 @@
-//! The VXLAN cable: its device, and where the other gateways are.
+//! Cables: the tunnels to other clusters' gateways.
 
-use std::collections::{BTreeMap, BTreeSet};
+pub(super) mod vxlan;
+pub(super) mod wireguard;
+
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use strait_api::Endpoint;
 use strait_api::gateway::{Connection, ConnectionStatus};
-use strait_api::names::{
-    CABLE_VXLAN, CABLE_VXLAN_6, CABLE_VXLAN_VNI, LINK_ALIAS, VXLAN_OVERHEAD_V4, VXLAN_OVERHEAD_V6,
-};
-use strait_api::vtep::Vxlan;
-use strait_host::{
-    Address, Family, Fdb, Link, LinkKind, Mac, Neighbour, Owned, Scope, Vxlan as VxlanLink, Wanted,
-};
+use strait_host::{Family, Key};
 
 use super::health::Health;
+use crate::driver::Driver;
 use crate::local::Underlay;
 use crate::net::ip_of;
 use crate::remote::Remote;
-
-/// The driver's name, as Endpoints have it.
-pub(super) const BACKEND: &str = "vxlan";
-
-/// Name of the cable's device of a family.
-const fn device(family: Family) -> &'static str {
-    match family {
-        Family::V4 => CABLE_VXLAN,
-        Family::V6 => CABLE_VXLAN_6,
-    }
-}
+use wireguard::{Keys, Tunnel};
 
 /// Where a peer is reached in a family: its public address if there may be a NAT in front of it, else the private one.
 fn outer(endpoint: &Endpoint, family: Family) -> Option<IpAddr> {
@@ -40,71 +28,67 @@ fn outer(endpoint: &Endpoint, family: Family) -> Option<IpAddr> {
     }
 }
 
-/// What the gateway owns on its host.
-pub(super) fn wanted(
-    underlays: &BTreeMap<Family, Underlay>,
-    remotes: &[Remote<'_>],
-    port: u16,
-    mac: Option<Mac>,
-) -> Wanted {
-    let mut links = BTreeMap::new();
-    let mut addresses = BTreeSet::new();
-    let mut neighbours = BTreeSet::new();
-    let mut fdb = BTreeSet::new();
-    for (family, underlay) in underlays {
-        let name = device(*family).to_owned();
-        let overhead = match family {
-            Family::V4 => VXLAN_OVERHEAD_V4,
-            Family::V6 => VXLAN_OVERHEAD_V6,
-        };
-        let link = Link {
-            kind: LinkKind::Vxlan(VxlanLink {
-                vni: CABLE_VXLAN_VNI,
-                port,
-                local: Some(underlay.ip),
-                remote: None,
-                learning: false,
-            }),
-            mtu: underlay.mtu.saturating_sub(overhead),
-            up: true,
-            mac,
-            alias: Some(LINK_ALIAS.to_owned()),
-            master: None,
-        };
-        links.insert(name.clone(), link);
-        addresses.insert(Address {
-            link: name.clone(),
-            net: Vxlan::Gateways.inner_net(underlay.ip),
-            scope: Scope::Global,
-        });
-        let mut macs = BTreeSet::new();
-        for remote in remotes.iter().filter(|r| r.endpoint.backend == BACKEND) {
-            let endpoint = remote.endpoint;
-            let (Some(dst), Some(private)) = (outer(endpoint, *family), remote.private_ip(*family))
-            else {
-                continue;
-            };
-            let mac = remote.vtep_mac().filter(|mac| macs.insert(*mac));
-            if let Some(mac) = mac {
-                neighbours.insert(Neighbour {
-                    link: name.clone(),
-                    ip: Vxlan::Gateways.inner(private),
-                    mac,
-                });
-            }
-            fdb.insert(Fdb {
-                link: name.clone(),
-                mac: mac.unwrap_or(Mac::ZERO),
-                dst,
-            });
+/// What is known of the tunnels of this gateway's cable.
+pub(super) enum Known<'a> {
+    /// Nothing: VXLAN has no session.
+    Vxlan,
+    /// Which keys the others have, and what became of the tunnels.
+    WireGuard {
+        /// By cluster.
+        keys: Keys<'a>,
+        /// By key.
+        tunnels: &'a BTreeMap<Key, Tunnel>,
+    },
+}
+
+impl Known<'_> {
+    fn driver(&self) -> Driver {
+        match self {
+            Self::Vxlan => Driver::Vxlan,
+            Self::WireGuard { .. } => Driver::WireGuard,
         }
     }
-    Wanted {
-        links: Owned::Set(links),
-        addresses: Owned::Set(addresses),
-        neighbours: Owned::Set(neighbours),
-        fdb: Owned::Set(fdb),
-        ..Wanted::default()
+
+    /// What becomes of a connection in a family: its state, why, and which address is used.
+    fn state(
+        &self,
+        remote: &Remote<'_>,
+        underlays: &BTreeMap<Family, Underlay>,
+        family: Family,
+    ) -> (ConnectionStatus, String, Option<IpAddr>) {
+        let endpoint = remote.endpoint;
+        let error = |message: String| (ConnectionStatus::Error, message, None);
+        match self {
+            Self::Vxlan if remote.indistinct.contains(&family) => error(format!(
+                "its {family} address inside the cable is another gateway's: see CableAddressConflict"
+            )),
+            Self::Vxlan => match outer(endpoint, family) {
+                Some(ip) => (ConnectionStatus::Connected, String::new(), Some(ip)),
+                None => error(format!("the other side publishes no {family} address")),
+            },
+            Self::WireGuard { keys, tunnels } => {
+                let key = match keys.get(&endpoint.cluster) {
+                    Some(Ok(key)) => key,
+                    Some(Err(why)) => return error(why.clone()),
+                    None => return error("the other side has no public key".to_owned()),
+                };
+                let expected = wireguard::endpoint(underlays, endpoint).map(|at| at.ip());
+                match tunnels.get(key) {
+                    Some(Tunnel::Connected(from)) => {
+                        let ip = from.map(|at| at.ip()).or(expected);
+                        (ConnectionStatus::Connected, String::new(), ip)
+                    }
+                    Some(Tunnel::Dead) => {
+                        let message = "no handshake for more than three minutes".to_owned();
+                        (ConnectionStatus::Error, message, expected)
+                    }
+                    Some(Tunnel::Connecting) | None => {
+                        let message = "no initial handshake yet".to_owned();
+                        (ConnectionStatus::Connecting, message, expected)
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -112,9 +96,11 @@ pub(super) fn wanted(
 pub(super) fn connections(
     underlays: &BTreeMap<Family, Underlay>,
     remotes: &[Remote<'_>],
+    known: &Known<'_>,
     health: &Health<'_>,
 ) -> Vec<Connection> {
     let mut connections = Vec::new();
+    let driver = known.driver().name();
     for remote in remotes {
         let endpoint = remote.endpoint;
         let connection = |status, message: String, using: Option<IpAddr>| Connection {
@@ -125,9 +111,9 @@ pub(super) fn connections(
             using_nat: false,
             latency_rtt: None,
         };
-        if endpoint.backend != BACKEND {
+        if endpoint.backend != driver {
             let message = format!(
-                "cable driver '{}' of the other side does not match ours, '{BACKEND}'",
+                "cable driver '{}' of the other side does not match ours, '{driver}'",
                 endpoint.backend
             );
             connections.push(connection(ConnectionStatus::Error, message, None));
@@ -138,23 +124,12 @@ pub(super) fn connections(
             .filter(|f| remote.subnets.iter().any(|s| Family::of_net(s) == **f));
         let before = connections.len();
         for family in families {
-            if remote.indistinct.contains(family) {
-                let message = format!(
-                    "its {family} address inside the cable is another gateway's: see CableAddressConflict"
-                );
-                connections.push(connection(ConnectionStatus::Error, message, None));
-                continue;
-            }
-            connections.push(match outer(endpoint, *family) {
-                Some(ip) => health.merged(
-                    connection(ConnectionStatus::Connected, String::new(), Some(ip)),
-                    remote,
-                    *family,
-                ),
-                None => {
-                    let message = format!("the other side publishes no {family} address");
-                    connection(ConnectionStatus::Error, message, None)
-                }
+            let (status, message, using) = known.state(remote, underlays, *family);
+            let connection = connection(status, message, using);
+            connections.push(if status == ConnectionStatus::Error && using.is_none() {
+                connection
+            } else {
+                health.merged(connection, remote, *family)
             });
         }
         if connections.len() == before {

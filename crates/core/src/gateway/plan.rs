@@ -7,20 +7,22 @@ use ipnet::IpNet;
 use serde_json::Value;
 use strait_api::gateway::{GatewayStatus, HaStatus};
 use strait_api::names::{
-    ANNOTATION_VTEP_MAC, BACKEND_INTERFACE, BACKEND_NATT_PORT, BACKEND_UDP_PORT, CABLE_VXLAN,
+    ANNOTATION_VTEP_MAC, BACKEND_INTERFACE, BACKEND_NATT_PORT, BACKEND_PUBLIC_KEY, BACKEND_UDP_PORT,
 };
 use strait_api::vtep::Vxlan;
 use strait_api::{ClusterSpec, Endpoint, EndpointSpec, Kind, Object, valid_name};
-use strait_host::{Family, Mac, Wanted};
+use strait_host::{Family, Mac, Wanted, WireGuard};
 
+use super::cable::{self, Known, vxlan, wireguard};
 use super::health::Health;
 use super::objects::{
     changes, from_broker, is_foreign_copy, is_own_on_broker, ordered, texts, to_broker,
 };
-use super::{State, cable};
+use super::{Device, State};
+use crate::driver::Driver;
 use crate::local::{Underlay, cni_address, every_link, routers, seen, underlay};
 use crate::net::{of_family, overlap};
-use crate::remote::{Ours, remotes};
+use crate::remote::{Ours, Remote, remotes};
 use crate::{Condition, ObjectChange, Planned, condition, health};
 
 /// Everything that the gateway wants.
@@ -32,6 +34,8 @@ pub struct Plan {
     pub local: Vec<ObjectChange>,
     /// Changes of objects on the broker.
     pub broker: Vec<ObjectChange>,
+    /// What a WireGuard cable's device is to have; `None` while that is not known, or for another cable.
+    pub tunnels: Option<WireGuard>,
     /// Whom to ping.
     pub health: BTreeSet<health::Target>,
     /// Its Gateway object, without the time.
@@ -71,8 +75,8 @@ impl State {
                 .filter_map(|e| e.parsed.as_ref().ok());
             let (remotes, problems) = remotes(endpoints, &self.settings.cluster, &self.ours(own));
             conditions.extend(problems);
-            plan.wanted =
-                cable::wanted(&own.underlays, &remotes, self.settings.port, Some(own.mac));
+            let known = self.cable(own, &remotes, &mut plan);
+            conditions.append(&mut plan.conditions);
             if self.settings.health_check {
                 plan.health = health::targets(&remotes, &self.settings.cluster_cidrs);
             }
@@ -85,6 +89,7 @@ impl State {
                 connections: cable::connections(
                     &own.underlays,
                     &remotes,
+                    &known,
                     &Health {
                         enabled: self.settings.health_check,
                         results: &self.health,
@@ -100,6 +105,27 @@ impl State {
         conditions.dedup();
         plan.conditions = conditions;
         plan
+    }
+
+    /// Plans the cable; returns what is known of its tunnels.
+    fn cable<'a>(&'a self, own: &Own, remotes: &[Remote<'a>], plan: &mut Plan) -> Known<'a> {
+        let port = self.settings.port;
+        let (Some(host), Some(device)) = (&self.host, own.device) else {
+            plan.wanted = vxlan::wanted(&own.underlays, remotes, port, Some(own.mac));
+            return Known::Vxlan;
+        };
+        if let Some(why) = &self.tunnels.failure {
+            let message = format!("the WireGuard device is not as it should be: {why}");
+            plan.conditions
+                .push(Condition::degraded("CableFailed", message));
+        }
+        let keys = wireguard::keys(device.public_key, remotes);
+        plan.wanted = wireguard::wanted(host, &own.underlays, device);
+        plan.tunnels = Some(wireguard::tunnels(&own.underlays, remotes, &keys, port));
+        Known::WireGuard {
+            keys,
+            tunnels: &self.tunnels.peers,
+        }
     }
 
     /// What other clusters may not claim.
@@ -130,6 +156,11 @@ impl State {
     fn own(&self, conditions: &mut Vec<Condition>) -> Option<Own> {
         let host = self.host.as_ref().filter(|_| self.nodes.is_known())?;
         let s = &self.settings;
+        // Without its key a peer could do nothing with what is published.
+        let device = match s.driver {
+            Driver::Vxlan => None,
+            Driver::WireGuard => Some(self.wireguard_device(conditions)?),
+        };
         let node = self.nodes.get(&s.node);
         let families: Vec<Family> = Family::ALL
             .into_iter()
@@ -172,12 +203,24 @@ impl State {
             health_check_ips.clear();
         }
         let mac = Mac(Vxlan::Gateways.mac(first));
-        let spec = self.spec(&underlays, first, &health_check_ips);
+        let spec = self.spec(&underlays, first, &health_check_ips, device);
         Some(Own {
             underlays,
+            device,
             mac,
             spec,
         })
+    }
+
+    fn wireguard_device(&self, conditions: &mut Vec<Condition>) -> Option<Device> {
+        let why = match &self.device {
+            Some(Ok(device)) => return Some(*device),
+            Some(Err(why)) => why.as_str(),
+            None => "it is not set up yet",
+        };
+        let message = format!("no WireGuard device, so nothing is published: {why}");
+        conditions.push(Condition::not_ready("CableFailed", message));
+        None
     }
 
     fn spec(
@@ -185,6 +228,7 @@ impl State {
         underlays: &BTreeMap<Family, Underlay>,
         first: IpAddr,
         health: &[IpAddr],
+        device: Option<Device>,
     ) -> EndpointSpec {
         let s = &self.settings;
         let text = |ips: &[IpAddr]| ips.iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -195,6 +239,15 @@ impl State {
                 .unwrap_or_default()
         };
         let private: Vec<IpAddr> = underlays.values().map(|u| u.ip).collect();
+        let mut backend_config = BTreeMap::from([
+            (BACKEND_UDP_PORT.to_owned(), s.port.to_string()),
+            (BACKEND_NATT_PORT.to_owned(), "0".to_owned()),
+            (BACKEND_INTERFACE.to_owned(), s.driver.device().to_owned()),
+        ]);
+        if let Some(device) = device {
+            let key = device.public_key.to_string();
+            backend_config.insert(BACKEND_PUBLIC_KEY.to_owned(), key);
+        }
         let usable = |net: &&IpNet| underlays.contains_key(&Family::of_net(net));
         EndpointSpec {
             cluster_id: s.cluster.to_string(),
@@ -208,12 +261,8 @@ impl State {
             public_ip: String::new(),
             public_ips: Vec::new(),
             nat_enabled: s.nat_enabled,
-            backend: cable::BACKEND.to_owned(),
-            backend_config: BTreeMap::from([
-                (BACKEND_UDP_PORT.to_owned(), s.port.to_string()),
-                (BACKEND_NATT_PORT.to_owned(), "0".to_owned()),
-                (BACKEND_INTERFACE.to_owned(), CABLE_VXLAN.to_owned()),
-            ]),
+            backend: s.driver.name().to_owned(),
+            backend_config,
         }
     }
 
@@ -313,9 +362,11 @@ impl State {
         let s = &self.settings;
         let name = Endpoint::object_name(s.cluster.as_str(), &own.spec.cable_name);
         let mut object = Object::new(Kind::Endpoint, &s.namespace, &name).with("spec", &own.spec);
-        object
-            .annotations
-            .insert(ANNOTATION_VTEP_MAC.to_owned(), own.mac.to_string());
+        if own.device.is_none() {
+            object
+                .annotations
+                .insert(ANNOTATION_VTEP_MAC.to_owned(), own.mac.to_string());
+        }
         object
     }
 
@@ -403,6 +454,8 @@ pub fn tell(object: &mut Object, conditions: &[Condition]) {
 /// What this gateway publishes of itself.
 struct Own {
     underlays: BTreeMap<Family, Underlay>,
+    /// That of a WireGuard cable.
+    device: Option<Device>,
     mac: Mac,
     spec: EndpointSpec,
 }

@@ -1,6 +1,7 @@
 //! What the gateway publishes, what travels, and the cable.
 
 mod health;
+mod wireguard;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ fn settings() -> Settings {
         cluster: "east".parse().unwrap(),
         cluster_cidrs: vec!["10.1.0.0/16".parse().unwrap()],
         service_cidrs: vec!["10.101.0.0/16".parse().unwrap()],
+        driver: Driver::Vxlan,
         port: 4500,
         nat_enabled: false,
         health_check: true,

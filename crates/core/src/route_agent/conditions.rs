@@ -142,7 +142,7 @@ impl State {
             conditions.extend(self.self_test_condition(view));
         }
         let subnets = families.iter().flat_map(FamilyView::subnets).collect();
-        let port = self.cable(families).map(|(port, _)| port);
+        let port = self.cable(families).map(|cable| cable.port);
         conditions.extend(self.firewall.conditions(&subnets, port));
         conditions
     }

@@ -47,6 +47,15 @@ const MSS: &str = "mss";
 const SYN: u32 = 2;
 const SYN_RST: u32 = 6;
 
+/// Where a gateway's cable is spoken.
+#[derive(Debug)]
+pub(super) struct CablePort {
+    /// UDP port.
+    pub port: u16,
+    /// The addresses of those who may; `None` where the cable knows its peers by itself.
+    pub peers: Option<BTreeSet<IpAddr>>,
+}
+
 /// What of the table varies.
 pub(super) struct Variables<'a> {
     pub families: &'a [FamilyView<'a>],
@@ -62,8 +71,8 @@ pub(super) struct Variables<'a> {
     pub nodes: BTreeSet<IpAddr>,
     /// Maximum segment size that is asked for, in bytes; else what fits the path.
     pub mss: Option<u16>,
-    /// On a gateway with a VXLAN cable: its UDP port, and the addresses of its peers.
-    pub cable: Option<(u16, BTreeSet<IpAddr>)>,
+    /// On a gateway: its cable.
+    pub cable: Option<CablePort>,
 }
 
 /// The whole table.
@@ -81,7 +90,7 @@ pub(super) fn table(v: &Variables<'_>) -> Table {
         table
             .sets
             .insert(name("nodes", family), Set::of_ips(family, &v.nodes));
-        if let Some((_, peers)) = &v.cable {
+        if let Some(peers) = v.cable.as_ref().and_then(|c| c.peers.as_ref()) {
             table
                 .sets
                 .insert(name("peers", family), Set::of_ips(family, peers));
@@ -337,10 +346,11 @@ fn tunnel_rules(v: &Variables<'_>) -> Vec<Rule> {
             rules.push(rule(comment, statements));
         };
         only("the nodes' VXLAN is for nodes", NODE_VXLAN_PORT, "nodes");
-        if let Some((port, _)) = &v.cable {
+        let cable = v.cable.as_ref().filter(|c| c.peers.is_some());
+        if let Some(cable) = cable {
             only(
                 "the cable is for gateways of other clusters",
-                *port,
+                cable.port,
                 "peers",
             );
         }
@@ -353,7 +363,7 @@ fn counted_tunnels(v: &Variables<'_>) -> Vec<Rule> {
     let ports = || {
         [NODE_VXLAN_PORT]
             .into_iter()
-            .chain(v.cable.iter().map(|c| c.0))
+            .chain(v.cable.iter().map(|c| c.port))
     };
     let each = v
         .families

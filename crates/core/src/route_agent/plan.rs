@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use strait_api::names::{CABLE_VXLAN, CABLE_VXLAN_6, LINK_ALIAS};
+use strait_api::names::{CABLE_VXLAN, CABLE_VXLAN_6, CABLE_WIREGUARD, LINK_ALIAS};
 use strait_api::route_agent::RouteAgentStatus;
 use strait_host::{Family, Host, Owned, Wanted};
 
@@ -14,6 +14,7 @@ use super::flows::FlowRules;
 use super::leftovers::Leftover;
 use super::view::{FamilyView, Role};
 use super::{State, accepts, leftovers, nft, routes, table};
+use crate::driver::Driver;
 use crate::local;
 use crate::net::of_family;
 use crate::remote::{Ours, Remote, remotes};
@@ -154,7 +155,7 @@ impl State {
     /// Links of a gateway on a node that is none. A gateway that runs here may be about to become one: only who
     /// holds its lock knows that there is none.
     fn dead_cables(&self, host: &Host) -> BTreeSet<String> {
-        let names = [CABLE_VXLAN, CABLE_VXLAN_6].into_iter();
+        let names = [CABLE_VXLAN, CABLE_VXLAN_6, CABLE_WIREGUARD].into_iter();
         let left = |name: &&str| {
             let link = host.links.get(*name);
             self.role() != Role::Gateway
@@ -201,8 +202,9 @@ impl State {
             }
             match role {
                 Role::Gateway => {
-                    wanted_routes.extend(routes::gateway(view, host, self.cable_link(view.family)));
-                    rules.insert(routes::gateway_rule(view.family));
+                    let cable = self.gateway_cable(view.family);
+                    wanted_routes.extend(routes::gateway(view, host, &cable));
+                    rules.insert(routes::gateway_rule(view.family, &cable));
                 }
                 Role::Worker | Role::NoGateway => wanted_routes.append(&mut routes::worker(view)),
             }
@@ -326,23 +328,42 @@ impl State {
         let name = self.gateway.as_ref()?.interface.as_deref()?;
         match family {
             Family::V4 => Some(name),
-            Family::V6 => (name == CABLE_VXLAN).then_some(CABLE_VXLAN_6),
+            Family::V6 if name == CABLE_VXLAN => Some(CABLE_VXLAN_6),
+            Family::V6 => Some(name),
         }
     }
 
-    /// UDP port of this node's VXLAN cable, and its peers' addresses.
-    pub(super) fn cable(&self, families: &[FamilyView<'_>]) -> Option<(u16, BTreeSet<IpAddr>)> {
+    fn gateway_cable(&self, family: Family) -> routes::Cable<'_> {
+        let backend = self.gateway.as_ref().map(|g| g.backend.as_str());
+        routes::Cable {
+            link: self.cable_link(family),
+            vxlan: backend == Some(Driver::Vxlan.name()),
+        }
+    }
+
+    /// UDP port of this node's cable, and who may speak to it.
+    pub(super) fn cable(&self, families: &[FamilyView<'_>]) -> Option<nft::CablePort> {
         let gateway = self
             .gateway
             .as_ref()
-            .filter(|g| self.role() == Role::Gateway && g.backend == "vxlan")?;
+            .filter(|_| self.role() == Role::Gateway)?;
+        let port = gateway.udp_port;
+        match gateway.backend.parse() {
+            Ok(Driver::Vxlan) => {}
+            // It knows its peers by their keys, wherever they are.
+            Ok(Driver::WireGuard) => return Some(nft::CablePort { port, peers: None }),
+            Err(_) => return None,
+        }
         let remotes = families.iter().flat_map(|v| &v.remotes);
         let endpoints = remotes.map(|r| r.endpoint);
         let peers = endpoints
             .flat_map(|e| e.private_ips.iter().chain(&e.public_ips))
             .copied()
             .collect();
-        Some((gateway.udp_port, peers))
+        Some(nft::CablePort {
+            port,
+            peers: Some(peers),
+        })
     }
 
     /// Where connections from remote clusters can arrive: on the gateway its cable, elsewhere the pods' network, and
@@ -369,7 +390,7 @@ impl State {
         accepts::Ways {
             cables: cables.collect(),
             gateway: self.role() == Role::Gateway,
-            port: variables.cable.as_ref().map(|(port, _)| *port),
+            port: variables.cable.as_ref().map(|cable| cable.port),
         }
     }
 

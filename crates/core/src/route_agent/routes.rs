@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use strait_api::names::{
     LINK_ALIAS, NODE_VXLAN, NODE_VXLAN_6, NODE_VXLAN_PORT, NODE_VXLAN_VNI, ROUTE_PROTOCOL,
-    TABLE_VXLAN_CABLE, VXLAN_OVERHEAD_V4, VXLAN_OVERHEAD_V6,
+    TABLE_GATEWAY, TABLE_VXLAN_CABLE, VXLAN_OVERHEAD_V4, VXLAN_OVERHEAD_V6,
 };
 use strait_api::vtep;
 use strait_host::{
@@ -118,16 +118,39 @@ pub(super) fn worker(view: &FamilyView<'_>) -> BTreeSet<Route> {
             let via = vtep::Vxlan::Nodes.inner(gateway.outer);
             let metric = default_metric(view.family);
             let dev = device(view.family);
-            routes.push(unicast(TABLE_MAIN, dst, metric, dev, via, None));
+            routes.push(unicast(TABLE_MAIN, dst, metric, dev, Some(via), None));
         }
         routes.push(guard(TABLE_MAIN, dst));
     }
     routes.into_iter().collect()
 }
 
-/// The gateway's routes over the VXLAN cable, in the cable's own table.
-pub(super) fn gateway(view: &FamilyView<'_>, host: &Host, cable: Option<&str>) -> BTreeSet<Route> {
-    let cable = cable.filter(|name| host.links.get(*name).is_some_and(|l| l.up));
+/// The cable of this node, where it is the gateway.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cable<'a> {
+    /// Its device, if it has one by which routes lead.
+    pub link: Option<&'a str>,
+    /// Whether routes lead by way of the peers' addresses in a VXLAN; else the device itself knows who has what.
+    pub vxlan: bool,
+}
+
+impl Cable<'_> {
+    /// Its routing table, and the priority of the rule that looks it up (upstream's numbers).
+    fn table(self) -> u32 {
+        if self.vxlan {
+            TABLE_VXLAN_CABLE
+        } else {
+            TABLE_GATEWAY
+        }
+    }
+}
+
+/// The gateway's routes over its cable, in the cable's own table.
+pub(super) fn gateway(view: &FamilyView<'_>, host: &Host, cable: &Cable<'_>) -> BTreeSet<Route> {
+    let table = cable.table();
+    let link = cable
+        .link
+        .filter(|name| host.links.get(*name).is_some_and(|l| l.up));
     let mut routes = BTreeSet::new();
     for remote in &view.remotes {
         let endpoint = remote.endpoint;
@@ -138,42 +161,30 @@ pub(super) fn gateway(view: &FamilyView<'_>, host: &Host, cable: Option<&str>) -
             .copied()
             .collect();
         for dst in &remote.subnets {
-            routes.insert(guard(TABLE_VXLAN_CABLE, *dst));
+            routes.insert(guard(table, *dst));
             // The cable itself must not go through the cable.
             for outer in outers.iter().filter(|ip| dst.contains(*ip)) {
-                let kind = RouteKind::Throw;
-                let metric = default_metric(view.family);
-                let dst = IpNet::from(*outer);
                 routes.insert(Route {
-                    table: TABLE_VXLAN_CABLE,
-                    dst,
-                    metric,
+                    table,
+                    dst: IpNet::from(*outer),
+                    metric: default_metric(view.family),
                     protocol: ROUTE_PROTOCOL,
-                    kind,
+                    kind: RouteKind::Throw,
                 });
             }
-            let (Some(cable), Some(private)) = (cable, remote.private) else {
+            let Some(link) = link else {
                 continue;
             };
-            let via = vtep::Vxlan::Gateways.inner(private);
+            let via = match (cable.vxlan, remote.private) {
+                (false, _) => None,
+                (true, Some(private)) => Some(vtep::Vxlan::Gateways.inner(private)),
+                (true, None) => continue,
+            };
             if let Some(cni) = &view.cni {
-                routes.insert(unicast(
-                    TABLE_VXLAN_CABLE,
-                    *dst,
-                    SOURCE_METRIC,
-                    cable,
-                    via,
-                    Some(cni.ip),
-                ));
+                let src = Some(cni.ip);
+                routes.insert(unicast(table, *dst, SOURCE_METRIC, link, via, src));
             }
-            routes.insert(unicast(
-                TABLE_VXLAN_CABLE,
-                *dst,
-                PLAIN_METRIC,
-                cable,
-                via,
-                None,
-            ));
+            routes.insert(unicast(table, *dst, PLAIN_METRIC, link, via, None));
         }
     }
     routes
@@ -184,12 +195,12 @@ fn unicast(
     dst: IpNet,
     metric: u32,
     dev: &str,
-    via: IpAddr,
+    via: Option<IpAddr>,
     src: Option<IpAddr>,
 ) -> Route {
     let hops = vec![Hop {
         dev: Some(dev.to_owned()),
-        via: Some(via),
+        via,
         onlink: false,
     }];
     Route {
@@ -202,14 +213,14 @@ fn unicast(
 }
 
 /// The gateway's rule that looks up the cable's table first.
-pub(super) fn gateway_rule(family: Family) -> Rule {
+pub(super) fn gateway_rule(family: Family, cable: &Cable<'_>) -> Rule {
     Rule {
         family,
-        priority: TABLE_VXLAN_CABLE,
+        priority: cable.table(),
         from: None,
         to: None,
         mark: None,
-        table: TABLE_VXLAN_CABLE,
+        table: cable.table(),
         protocol: ROUTE_PROTOCOL,
     }
 }

@@ -1,6 +1,6 @@
 //! Routes, links, entries and rules: who goes which way in which role.
 
-use strait_api::names::NODE_VXLAN;
+use strait_api::names::{CABLE_WIREGUARD, NODE_VXLAN};
 use strait_host::nft::Element;
 use strait_host::{Family, Mac};
 
@@ -209,4 +209,40 @@ fn the_link_with_the_cni_address_is_loosened_before_its_routes_come_but_never_a_
     host.links.insert("tunl0".into(), link(LinkKind::Veth));
     s.apply(Input::Host(Arc::new(host)), at(0));
     assert!(!s.plan().wanted.loose_reverse_path.contains("tunl0"));
+}
+
+#[test]
+fn over_wireguard_the_device_knows_who_has_what_and_speaks_with_anybody() {
+    let mut host = host_with_cni("172.30.1.11", "10.1.1.1");
+    host.links
+        .insert(CABLE_WIREGUARD.into(), link(LinkKind::Wireguard));
+    let mut s = state(GATEWAY, host);
+    let Event::Reset(all) = endpoints() else {
+        unreachable!("it is a list");
+    };
+    let over = |(name, endpoint): (String, Result<Endpoint, String>)| {
+        let endpoint = endpoint.map(|e| Endpoint {
+            backend: "wireguard".into(),
+            interface: Some(CABLE_WIREGUARD.into()),
+            ..e
+        });
+        (name, endpoint)
+    };
+    let all = all.into_iter().map(over).collect();
+    s.apply(Input::Endpoints(Event::Reset(all)), at(1));
+    let plan = s.plan();
+    let to: Vec<_> = routes(&plan)
+        .iter()
+        .filter(|r| r.dst == net("10.2.0.0/16"))
+        .collect();
+    let shape: Vec<_> = to.iter().map(|r| (r.table, r.metric)).collect();
+    assert_eq!(shape, [(150, 10), (150, 20), (150, u32::MAX)]);
+    for way in &to[..2] {
+        let hop = &way.hops()[0];
+        assert_eq!((hop.via, hop.dev.as_deref()), (None, Some(CABLE_WIREGUARD)));
+    }
+    let rule = plan.wanted.rules.get().unwrap().first().unwrap();
+    assert_eq!((rule.priority, rule.table), (150, 150));
+    // Who speaks is known by the key, wherever it is.
+    assert!(!table_of(&plan).sets.contains_key("peers4"));
 }

@@ -1,0 +1,174 @@
+//! The WireGuard cable: one device for both families, and a peer for each other cluster.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use strait_api::names::{
+    BACKEND_PUBLIC_KEY, CABLE_WIREGUARD, LINK_ALIAS, UNDERLAY_MARK, WIREGUARD_KEEPALIVE,
+    WIREGUARD_OVERHEAD_V4, WIREGUARD_OVERHEAD_V6,
+};
+use strait_api::{ClusterId, Endpoint};
+use strait_host::{Family, Host, Key, Link, LinkKind, Owned, Peer, PeerStatus, Wanted, WireGuard};
+
+use super::outer;
+use crate::driver::Driver;
+use crate::local::Underlay;
+use crate::remote::Remote;
+
+/// A peer that keeps a tunnel warm has completed a handshake within so many seconds: after them its keys are void
+/// (`REJECT_AFTER_TIME` in the protocol's paper).
+const VOID_AFTER: u64 = 180;
+
+/// The device of a WireGuard cable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Its public key, which peers must know.
+    pub public_key: Key,
+    /// Whether it is the kernel's. Otherwise this process holds the other end of a TUN device.
+    pub kernel: bool,
+}
+
+/// What became of the tunnel to a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tunnel {
+    /// There was no handshake yet.
+    Connecting,
+    /// There is a session, with a peer that was heard from here.
+    Connected(Option<SocketAddr>),
+    /// The last session is over, and there is no other.
+    Dead,
+}
+
+/// What became of all tunnels.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tunnels {
+    /// By the peer's public key.
+    pub peers: BTreeMap<Key, Tunnel>,
+    /// Why the device is not as it is wanted.
+    pub failure: Option<String>,
+}
+
+impl Tunnel {
+    /// What a device says of a peer, at a time in Unix seconds.
+    #[must_use]
+    pub fn of(status: &PeerStatus, now: u64) -> Self {
+        match status.handshake {
+            None => Self::Connecting,
+            Some(at) if now.saturating_sub(at) <= VOID_AFTER => Self::Connected(status.endpoint),
+            Some(_) => Self::Dead,
+        }
+    }
+}
+
+/// The other gateways' public keys, and why there is none.
+pub(in crate::gateway) type Keys<'a> = BTreeMap<&'a ClusterId, Result<Key, String>>;
+
+/// Of two clusters with one key, the first has it.
+pub(in crate::gateway) fn keys<'a>(own: Key, remotes: &[Remote<'a>]) -> Keys<'a> {
+    let mut taken = BTreeMap::from([(own, "this gateway".to_owned())]);
+    let wireguard = remotes
+        .iter()
+        .filter(|r| r.endpoint.backend == Driver::WireGuard.name());
+    wireguard
+        .map(|remote| {
+            let cluster = &remote.endpoint.cluster;
+            let key = public_key(remote.endpoint).and_then(|key| {
+                if let Some(other) = taken.get(&key) {
+                    return Err(format!("its public key {key} is that of {other}"));
+                }
+                taken.insert(key, format!("cluster {cluster}"));
+                Ok(key)
+            });
+            (cluster, key)
+        })
+        .collect()
+}
+
+fn public_key(endpoint: &Endpoint) -> Result<Key, String> {
+    let config = &endpoint.spec.backend_config;
+    let Some(text) = config.get(BACKEND_PUBLIC_KEY) else {
+        return Err(format!(
+            "the other side publishes no public key (backend_config {BACKEND_PUBLIC_KEY})"
+        ));
+    };
+    text.parse()
+        .map_err(|why| format!("backend_config {BACKEND_PUBLIC_KEY} of the other side {why}"))
+}
+
+/// Where a peer is reached: over IPv4 where both sides have it.
+pub(in crate::gateway) fn endpoint(
+    underlays: &BTreeMap<Family, Underlay>,
+    endpoint: &Endpoint,
+) -> Option<SocketAddr> {
+    let ip = underlays.keys().find_map(|f| outer(endpoint, *f))?;
+    Some(SocketAddr::new(ip, endpoint.udp_port))
+}
+
+/// What the device is to have.
+pub(in crate::gateway) fn tunnels(
+    underlays: &BTreeMap<Family, Underlay>,
+    remotes: &[Remote<'_>],
+    keys: &Keys<'_>,
+    port: u16,
+) -> WireGuard {
+    let families: BTreeSet<Family> = underlays.keys().copied().collect();
+    let peers = remotes.iter().filter_map(|remote| {
+        let key = *keys.get(&remote.endpoint.cluster)?.as_ref().ok()?;
+        let usable = |net: &&IpNet| families.contains(&Family::of_net(net));
+        let peer = Peer {
+            endpoint: endpoint(underlays, remote.endpoint),
+            allowed: remote.subnets.iter().filter(usable).copied().collect(),
+            keepalive: WIREGUARD_KEEPALIVE,
+        };
+        Some((key, peer))
+    });
+    WireGuard {
+        port,
+        mark: UNDERLAY_MARK,
+        peers: peers.collect(),
+    }
+}
+
+/// What the gateway owns on its host. A TUN device comes from who holds its other end; its mark, MTU and state are kept
+/// here as the kernel's device is.
+pub(in crate::gateway) fn wanted(
+    host: &Host,
+    underlays: &BTreeMap<Family, Underlay>,
+    device: Device,
+) -> Wanted {
+    let overhead = |ip: IpAddr| match ip {
+        IpAddr::V4(_) => WIREGUARD_OVERHEAD_V4,
+        IpAddr::V6(_) => WIREGUARD_OVERHEAD_V6,
+    };
+    let mtu = underlays
+        .values()
+        .map(|underlay| underlay.mtu.saturating_sub(overhead(underlay.ip)));
+    let kind = if device.kernel {
+        LinkKind::Wireguard
+    } else {
+        LinkKind::Tun
+    };
+    let there = host
+        .links
+        .get(CABLE_WIREGUARD)
+        .is_some_and(|l| l.kind == kind);
+    let link = Link {
+        kind,
+        mtu: mtu.min().unwrap_or_default(),
+        up: true,
+        mac: None,
+        alias: Some(LINK_ALIAS.to_owned()),
+        master: None,
+    };
+    let links = (device.kernel || there).then(|| (CABLE_WIREGUARD.to_owned(), link));
+    Wanted {
+        links: Owned::Set(links.into_iter().collect()),
+        addresses: Owned::Set(BTreeSet::new()),
+        neighbours: Owned::Set(BTreeSet::new()),
+        fdb: Owned::Set(BTreeSet::new()),
+        ..Wanted::default()
+    }
+}

@@ -1,0 +1,224 @@
+//! The WireGuard cable.
+
+use std::net::SocketAddr;
+
+use strait_api::names::{BACKEND_PUBLIC_KEY, CABLE_WIREGUARD, UNDERLAY_MARK};
+use strait_host::{Key, Owned, Peer, PeerStatus, WireGuard};
+
+use super::*;
+
+const OWN: Key = Key([1; 32]);
+const WEST: Key = Key([2; 32]);
+
+fn own(kernel: bool) -> Input {
+    let device = Device {
+        public_key: OWN,
+        kernel,
+    };
+    Input::Device(Ok(device))
+}
+
+fn gateway() -> State {
+    let mut s = state();
+    s.settings.driver = Driver::WireGuard;
+    s.apply(own(true), at(0));
+    s
+}
+
+/// Another cluster with a key, or with what is none.
+fn peer(cluster: &str, key: Option<&str>, subnet: &str) -> Entry<Endpoint> {
+    let mut entry = remote(cluster, cluster, "wireguard", subnet);
+    let spec = entry.object.content.get_mut("spec").unwrap();
+    let config = spec
+        .as_object_mut()
+        .unwrap()
+        .entry("backend_config")
+        .or_insert_with(|| serde_json::json!({}));
+    if let Some(key) = key {
+        config[BACKEND_PUBLIC_KEY] = key.into();
+    }
+    entry.parsed = Endpoint::parse(&entry.object);
+    entry
+}
+
+fn with(peers: &[Entry<Endpoint>]) -> State {
+    let mut s = gateway();
+    for peer in peers {
+        arrive(&mut s, peer);
+    }
+    settle_local(&mut s);
+    s
+}
+
+fn status(s: &State) -> GatewayStatus {
+    s.plan().gateway.unwrap().section("status").unwrap()
+}
+
+fn told(s: &mut State, key: Key, tunnel: Tunnel) {
+    let tunnels = Tunnels {
+        peers: [(key, tunnel)].into(),
+        failure: None,
+    };
+    s.apply(Input::Tunnels(tunnels), at(2));
+}
+
+#[test]
+fn what_it_publishes_is_what_upstream_reads() {
+    let plan = gateway().plan();
+    let endpoint = plan.local.iter().find_map(|change| match change {
+        ObjectChange::Put(object) if object.key.kind == Kind::Endpoint => Some(object.clone()),
+        ObjectChange::Put(_) | ObjectChange::Delete(_) => None,
+    });
+    let spec: EndpointSpec = endpoint.unwrap().section("spec").unwrap();
+    assert_eq!(spec.backend, "wireguard");
+    assert_eq!(spec.backend_config["publicKey"], OWN.to_string());
+    assert_eq!(spec.backend_config["interface-name"], "submariner");
+    assert_eq!(spec.backend_config["udp-port"], "4500");
+}
+
+#[test]
+fn nothing_is_published_before_its_key_is_known_and_the_reason_is_named() {
+    let mut s = state();
+    s.settings.driver = Driver::WireGuard;
+    for (input, why) in [
+        (None, "not set up yet"),
+        (
+            Some(Input::Device(Err("no such directory".into()))),
+            "no such directory",
+        ),
+    ] {
+        if let Some(input) = input {
+            s.apply(input, at(1));
+        }
+        let plan = s.plan();
+        assert_eq!(plan.local, []);
+        assert_eq!(plan.broker, []);
+        let named = plan.conditions.iter().find(|c| c.name == "CableFailed");
+        assert!(
+            named.is_some_and(|c| c.message.contains(why)),
+            "{:?}",
+            plan.conditions
+        );
+    }
+}
+
+#[test]
+fn a_peer_gets_its_subnets_and_a_packet_every_ten_seconds() {
+    let s = with(&[peer("west", Some(&WEST.to_string()), "10.2.0.0/16")]);
+    let west = Peer {
+        endpoint: Some("172.30.2.11:4500".parse().unwrap()),
+        allowed: ["10.2.0.0/16".parse().unwrap()].into(),
+        keepalive: 10,
+    };
+    let wanted = WireGuard {
+        port: 4500,
+        mark: UNDERLAY_MARK,
+        peers: [(WEST, west)].into(),
+    };
+    assert_eq!(s.plan().tunnels, Some(wanted));
+}
+
+#[test]
+fn the_kernels_device_is_made_and_a_tun_device_is_waited_for() {
+    let links = |s: &State| match s.plan().wanted.links {
+        Owned::Set(links) => links,
+        Owned::Keep => panic!("links are known"),
+    };
+    let mut s = gateway();
+    let link = links(&s)[CABLE_WIREGUARD].clone();
+    assert_eq!(
+        (link.kind, link.mtu, link.up),
+        (LinkKind::Wireguard, 1440, true)
+    );
+    s.apply(own(false), at(1));
+    assert!(links(&s).is_empty());
+    let mut host = host();
+    let tun = Link {
+        kind: LinkKind::Tun,
+        mtu: 1500,
+        up: false,
+        mac: None,
+        alias: None,
+        master: None,
+    };
+    host.links.insert(CABLE_WIREGUARD.into(), tun);
+    s.apply(Input::Host(Arc::new(host)), at(2));
+    let link = links(&s)[CABLE_WIREGUARD].clone();
+    assert_eq!((link.kind, link.mtu, link.up), (LinkKind::Tun, 1440, true));
+}
+
+#[test]
+fn each_bad_key_is_named_and_the_other_clusters_are_joined() {
+    let s = with(&[
+        peer("a-none", None, "10.2.0.0/16"),
+        peer("b-bad", Some("not a key"), "10.3.0.0/16"),
+        peer("c-ours", Some(&OWN.to_string()), "10.4.0.0/16"),
+        peer("d-good", Some(&WEST.to_string()), "10.5.0.0/16"),
+        peer("e-double", Some(&WEST.to_string()), "10.6.0.0/16"),
+    ]);
+    let said: Vec<(String, ConnectionStatus, String)> = status(&s)
+        .connections
+        .into_iter()
+        .map(|c| (c.endpoint.cluster_id, c.status, c.status_message))
+        .collect();
+    let expected = [
+        ("a-none", ConnectionStatus::Error, "publishes no public key"),
+        ("b-bad", ConnectionStatus::Error, "44 characters"),
+        ("c-ours", ConnectionStatus::Error, "that of this gateway"),
+        (
+            "d-good",
+            ConnectionStatus::Connecting,
+            "no initial handshake",
+        ),
+        (
+            "e-double",
+            ConnectionStatus::Error,
+            "that of cluster d-good",
+        ),
+    ];
+    assert_eq!(said.len(), expected.len());
+    for ((cluster, state, message), (wanted, wanted_state, part)) in said.iter().zip(expected) {
+        assert_eq!((cluster.as_str(), *state), (wanted, wanted_state));
+        assert!(message.contains(part), "{message}");
+    }
+    let peers = s.plan().tunnels.unwrap().peers;
+    assert_eq!(peers.keys().copied().collect::<Vec<_>>(), [WEST]);
+}
+
+#[test]
+fn a_connection_is_what_its_last_handshake_says() {
+    let mut s = with(&[peer("west", Some(&WEST.to_string()), "10.2.0.0/16")]);
+    let roamed: SocketAddr = "198.51.100.7:40000".parse().unwrap();
+    for (tunnel, state, using) in [
+        (
+            Tunnel::Connecting,
+            ConnectionStatus::Connecting,
+            "172.30.2.11",
+        ),
+        (
+            Tunnel::Connected(Some(roamed)),
+            ConnectionStatus::Connected,
+            "198.51.100.7",
+        ),
+        (Tunnel::Dead, ConnectionStatus::Error, "172.30.2.11"),
+    ] {
+        told(&mut s, WEST, tunnel);
+        let connection = status(&s).connections.remove(0);
+        assert_eq!(
+            (connection.status, connection.using_ip.as_str()),
+            (state, using)
+        );
+    }
+    let of = |handshake, now| {
+        let status = PeerStatus {
+            handshake,
+            ..PeerStatus::default()
+        };
+        Tunnel::of(&status, now)
+    };
+    assert_eq!(of(None, 1000), Tunnel::Connecting);
+    assert_eq!(of(Some(820), 1000), Tunnel::Connected(None));
+    assert_eq!(of(Some(819), 1000), Tunnel::Dead);
+    // A clock that was set back.
+    assert_eq!(of(Some(2000), 1000), Tunnel::Connected(None));
+}

@@ -1,0 +1,151 @@
+//! The WireGuard cable's device: opened, kept as it is wanted, and asked what became of its tunnels.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use strait_api::names::CABLE_WIREGUARD;
+use strait_cable::{Choice, Device, Keys, Preshared, PrivateKey};
+use strait_core::gateway::{self, Input, Tunnel, Tunnels};
+use strait_daemon::Metrics;
+use strait_host::WireGuard;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, sleep_until};
+
+/// How often the device is looked at when nothing is to be changed.
+const LOOK: Duration = Duration::from_secs(1);
+/// A change that failed is tried again after this.
+const RETRY: Duration = Duration::from_millis(100);
+/// The longest pause between two tries to open the device.
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// Where the device's keys come from, and which it is.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Which device.
+    pub choice: Choice,
+    /// The directory in which the private key is kept.
+    pub state: PathBuf,
+    /// The key that the clusterset shares.
+    pub preshared: Preshared,
+}
+
+/// What the device is to have; the order to look at once, too.
+pub struct Cable {
+    wanted: watch::Sender<Option<WireGuard>>,
+}
+
+impl Cable {
+    /// Keeps a device as it is wanted, for as long as this lives.
+    pub fn start(settings: Settings, metrics: Metrics, inputs: mpsc::Sender<Input>) -> Self {
+        let (wanted, orders) = watch::channel(None);
+        tokio::spawn(async move {
+            let device = open(&settings, &inputs).await;
+            let keeper = Keeper {
+                device,
+                metrics,
+                inputs,
+                told: None,
+            };
+            keeper.run(orders).await;
+        });
+        Self { wanted }
+    }
+
+    /// What it is to have from now on; `anew` if the device itself was made anew.
+    pub fn want(&self, wanted: Option<WireGuard>, anew: bool) {
+        self.wanted.send_if_modified(|old| {
+            let changed = anew || *old != wanted;
+            *old = wanted;
+            changed
+        });
+    }
+}
+
+/// Tries until it is there.
+async fn open(settings: &Settings, inputs: &mpsc::Sender<Input>) -> Box<dyn Device> {
+    let mut pause = RETRY;
+    loop {
+        let why = match try_open(settings) {
+            Ok((device, opened)) => {
+                tracing::info!(public_key = %opened.public_key, kernel = opened.kernel, "the WireGuard device is there");
+                let _ = inputs.send(Input::Device(Ok(opened))).await;
+                return device;
+            }
+            Err(error) => format!("{error:#}"),
+        };
+        tracing::warn!(error = %why, "no WireGuard device; it is tried again");
+        let _ = inputs.send(Input::Device(Err(why))).await;
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST);
+    }
+}
+
+fn try_open(settings: &Settings) -> anyhow::Result<(Box<dyn Device>, gateway::Device)> {
+    let private = PrivateKey::kept(&settings.state)?;
+    let public_key = private.public();
+    let keys = Keys {
+        private,
+        preshared: settings.preshared.clone(),
+    };
+    let device = strait_cable::open(CABLE_WIREGUARD, settings.choice, keys)?;
+    let kernel = device.is_kernel();
+    Ok((device, gateway::Device { public_key, kernel }))
+}
+
+struct Keeper {
+    device: Box<dyn Device>,
+    metrics: Metrics,
+    inputs: mpsc::Sender<Input>,
+    told: Option<Tunnels>,
+}
+
+impl Keeper {
+    async fn run(mut self, mut orders: watch::Receiver<Option<WireGuard>>) {
+        let mut look = Instant::now();
+        loop {
+            tokio::select! {
+                changed = orders.changed() => if changed.is_err() {
+                    return;
+                },
+                () = sleep_until(look) => {}
+            }
+            let wanted = orders.borrow_and_update().clone();
+            let Some(wanted) = wanted else {
+                look = Instant::now() + LOOK;
+                continue;
+            };
+            let failure = self.keep(&wanted);
+            let pause = if failure.is_some() { RETRY } else { LOOK };
+            look = Instant::now() + pause;
+            let tunnels = Tunnels {
+                peers: self.peers(),
+                failure,
+            };
+            if self.told.as_ref() != Some(&tunnels) {
+                self.told = Some(tunnels.clone());
+                if self.inputs.send(Input::Tunnels(tunnels)).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn keep(&mut self, wanted: &WireGuard) -> Option<String> {
+        let error = self.device.apply(wanted).err()?;
+        let why = error.to_string();
+        if self.told.as_ref().and_then(|t| t.failure.as_ref()) != Some(&why) {
+            tracing::warn!(error = %why, "the WireGuard device can't be made as it is wanted; it is tried again");
+        }
+        self.metrics.error("cable");
+        Some(why)
+    }
+
+    fn peers(&mut self) -> BTreeMap<strait_host::Key, Tunnel> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = now.map_or(0, |now| now.as_secs());
+        let status = self.device.status().unwrap_or_default();
+        let of = |(key, status)| (key, Tunnel::of(&status, now));
+        status.into_iter().map(of).collect()
+    }
+}
