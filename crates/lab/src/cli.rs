@@ -13,7 +13,7 @@ use strait_host::Family;
 
 use crate::client::{Lab, down};
 use crate::control::CniChange;
-use crate::options::{Cni, Families, Options, RpFilter};
+use crate::options::{Cable, Cni, Families, Options, RpFilter};
 use crate::probe::{self, Probe, Transport};
 use crate::process::Role;
 use crate::sandbox::{self, SELF};
@@ -26,6 +26,7 @@ Examples:
   strait lab up                                    two clusters, east (bridge) and west (calico), of three nodes
   strait lab up --clusters 3 --nodes 2 --cni calico --name three
   strait lab up --family dual --cni routed,bridge --name both
+  strait lab up --clusters 3 --gateways 2 --cable wireguard
   strait lab up --cni cni-bridge-masq,cni-ptp --name real
   strait lab status
   strait lab exec east-2 -- ip route               on a node; with the node's host name and /proc/sys/net
@@ -208,9 +209,12 @@ struct Up {
     /// How many clusters
     #[arg(long, default_value_t = 2)]
     clusters: u8,
-    /// Nodes of each cluster; the first is the gateway
+    /// Nodes of each cluster
     #[arg(long, default_value_t = 3)]
     nodes: u8,
+    /// How many of them, the first ones, are gateways
+    #[arg(long, default_value_t = 1)]
+    gateways: u8,
     /// Pods of each node
     #[arg(long, default_value_t = 1)]
     pods: u8,
@@ -221,6 +225,9 @@ struct Up {
     /// IP families of all networks: v4, v6 or dual
     #[arg(long, default_value = "v4")]
     family: Families,
+    /// How gateways reach those of other clusters: vxlan or wireguard
+    #[arg(long, default_value = "vxlan")]
+    cable: Cable,
     /// The nodes' reverse-path filter at boot: strict, loose or off
     #[arg(long, default_value = "strict")]
     rp_filter: RpFilter,
@@ -378,6 +385,7 @@ fn up(arguments: &Up, binary: &Path) -> Result<()> {
         name: arguments.lab.name.clone(),
         clusters: arguments.clusters,
         nodes: arguments.nodes,
+        gateways: arguments.gateways,
         pods: arguments.pods,
         cnis: arguments
             .cni
@@ -386,6 +394,7 @@ fn up(arguments: &Up, binary: &Path) -> Result<()> {
             .take(usize::from(arguments.clusters.max(1)))
             .collect(),
         families: arguments.family,
+        cable: arguments.cable,
         rp_filter: arguments.rp_filter,
         agents: !arguments.no_agents,
         environment: Vec::new(),

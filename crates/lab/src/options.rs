@@ -1,11 +1,15 @@
 //! What a lab is asked to be.
 
+mod between;
+
 use std::fmt;
 use std::str::FromStr;
 
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 use strait_host::Family;
+
+pub use between::Cable;
 
 /// Clusters at most: the second octet of their pods is 100 + their number, that of their services 150 + it.
 pub(crate) const MAX_CLUSTERS: u8 = 50;
@@ -21,14 +25,18 @@ pub struct Options {
     pub name: String,
     /// How many clusters (at most 50).
     pub clusters: u8,
-    /// Nodes of each cluster (at most 200); the first is the gateway.
+    /// Nodes of each cluster (at most 200).
     pub nodes: u8,
+    /// How many of them, the first ones, carry the gateway's label and run a gateway.
+    pub gateways: u8,
     /// Pods of each node (at most 26).
     pub pods: u8,
     /// The clusters' CNIs, in the clusters' order; the last one stands for all further clusters.
     pub cnis: Vec<Cni>,
     /// The IP families of all networks.
     pub families: Families,
+    /// How gateways reach those of other clusters.
+    pub cable: Cable,
     /// The reverse-path filter with which the nodes boot.
     pub rp_filter: RpFilter,
     /// Whether the route agents and gateways are started.
@@ -43,9 +51,11 @@ impl Default for Options {
             name: "lab".to_owned(),
             clusters: 2,
             nodes: 3,
+            gateways: 1,
             pods: 1,
             cnis: vec![Cni::Bridge, Cni::Calico],
             families: Families::V4,
+            cable: Cable::Vxlan,
             rp_filter: RpFilter::Strict,
             agents: true,
             environment: Vec::new(),
@@ -70,6 +80,12 @@ impl Options {
         within("clusters", self.clusters, MAX_CLUSTERS)?;
         within("nodes a cluster", self.nodes, MAX_NODES)?;
         within("pods a node", self.pods, MAX_PODS)?;
+        ensure!(
+            (1..=self.nodes).contains(&self.gateways),
+            "{} gateways a cluster: expected 1 to {}, as many as there are nodes",
+            self.gateways,
+            self.nodes
+        );
         ensure!(
             self.cnis.len() <= usize::from(self.clusters),
             "{} CNIs for {} clusters: expected at most one a cluster",
@@ -304,6 +320,11 @@ mod tests {
             ..Options::default()
         };
         assert!(error(cnis).contains("2 CNIs for 1 clusters"));
+        let gateways = Options {
+            gateways: 4,
+            ..Options::default()
+        };
+        assert!(error(gateways).contains("4 gateways a cluster: expected 1 to 3"));
         for name in ["", "..", "a/b", "-x", "Lab"] {
             let bad = Options {
                 name: name.to_owned(),

@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use ipnet::IpNet;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
@@ -23,7 +22,7 @@ use crate::process::{Processes, Role};
 use crate::sandbox::{Order, SELF};
 use crate::state::{ALL_INSIDE, INSIDE};
 use crate::topology::{Cluster, Node, POD_PORT, Topology};
-use crate::{build, cni, netns, objects, probe, process};
+use crate::{build, cni, environment, netns, objects, probe, process};
 
 /// What a starting lab reports to whoever started it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -221,53 +220,22 @@ impl Lab {
 
     fn environment(&self, node: &Node, role: Role) -> Result<Vec<(String, String)>> {
         let cluster = self.topology.cluster(&node.cluster)?;
-        let kubeconfig = objects::dir(&cluster.control())
-            .join("admin.kubeconfig")
-            .display()
-            .to_string();
-        let mut settings = vec![
-            ("NODE_NAME", node.name.clone()),
-            ("KUBECONFIG", kubeconfig),
-            (
-                "SUBMARINER_NAMESPACE",
-                strait_api::names::NAMESPACE.to_owned(),
-            ),
-            ("SUBMARINER_CLUSTERID", cluster.name.clone()),
-            (
-                "SUBMARINER_CLUSTERCIDR",
-                listed(cluster, |family| cluster.pod_net(family)),
-            ),
-            (
-                "SUBMARINER_SERVICECIDR",
-                listed(cluster, |family| cluster.service_net(family)),
-            ),
-        ];
+        let mut environment = self.order.environment.clone();
+        environment.extend(environment::of_member(cluster, node));
         match role {
-            Role::RouteAgent => settings.push(("SUBMARINER_NETWORKPLUGIN", "generic".to_owned())),
+            Role::RouteAgent => environment.extend(environment::of_route_agent()),
             Role::Gateway => {
                 let tokens = self.broker.lock().unwrap_or_else(PoisonError::into_inner);
-                let token = tokens.get(&cluster.name).cloned().unwrap_or_default();
-                settings.extend([
-                    ("POD_NAME", format!("submariner-gateway-{}", node.name)),
-                    ("SUBMARINER_CABLEDRIVER", "vxlan".to_owned()),
-                    ("SUBMARINER_NATENABLED", "false".to_owned()),
-                    ("BROKER_K8S_APISERVER", self.topology.broker().to_string()),
-                    ("BROKER_K8S_APISERVERTOKEN", token),
-                    ("BROKER_K8S_CA", objects::broker_ca()?),
-                    (
-                        "BROKER_K8S_REMOTENAMESPACE",
-                        strait_api::names::BROKER_NAMESPACE.to_owned(),
-                    ),
-                ]);
+                let broker = environment::Broker {
+                    server: self.topology.broker(),
+                    token: tokens.get(&cluster.name).cloned().unwrap_or_default(),
+                    ca: objects::broker_ca()?,
+                };
+                let options = &self.order.options;
+                environment.extend(environment::of_gateway(options, node, broker));
             }
             Role::Apiserver | Role::Pod => (),
         }
-        let mut environment = self.order.environment.clone();
-        environment.extend(
-            settings
-                .into_iter()
-                .map(|(name, value)| (name.to_owned(), value)),
-        );
         environment.extend(self.order.options.environment.iter().cloned());
         Ok(environment)
     }
@@ -501,13 +469,6 @@ impl Lab {
             line.clear();
         }
     }
-}
-
-/// What a setting says of each family, as upstream's operator writes it.
-fn listed(cluster: &Cluster, of: impl Fn(Family) -> IpNet) -> String {
-    let families = cluster.families.all().iter();
-    let texts: Vec<String> = families.map(|f| of(*f).to_string()).collect();
-    texts.join(",")
 }
 
 /// Waits until a pod listens.

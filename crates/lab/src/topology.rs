@@ -66,7 +66,7 @@ pub struct Cluster {
     pub underlay: Ipv4Net,
     /// The nodes' IPv6 network.
     pub underlay6: Ipv6Net,
-    /// Its nodes; the first is the gateway.
+    /// Its nodes; the gateways come first.
     pub nodes: Vec<Node>,
 }
 
@@ -286,6 +286,16 @@ impl Cluster {
         on_underlay(self.number, family, host)
     }
 
+    /// The nodes that carry the gateway's label.
+    pub fn gateways(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(|node| node.gateway)
+    }
+
+    /// The other nodes.
+    pub fn workers(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(|node| !node.gateway)
+    }
+
     /// All its pods.
     pub fn pods(&self) -> impl Iterator<Item = &Pod> {
         self.nodes.iter().flat_map(|node| &node.pods)
@@ -395,7 +405,7 @@ fn cluster(number: u8, options: &Options) -> Cluster {
     };
     let cni = options.cni(usize::from(number - 1));
     let nodes = (1..=options.nodes)
-        .map(|n| node(&name, number, n, cni, options.pods))
+        .map(|n| node(&name, number, n, cni, options))
         .collect();
     Cluster {
         number,
@@ -414,7 +424,7 @@ fn cluster(number: u8, options: &Options) -> Cluster {
     }
 }
 
-fn node(cluster: &str, c: u8, n: u8, cni: Cni, pods: u8) -> Node {
+fn node(cluster: &str, c: u8, n: u8, cni: Cni, options: &Options) -> Node {
     let name = format!("{cluster}-{n}");
     let pod = |p: u8| Pod {
         name: format!("{name}-{}", char::from(b'a' + p - 1)),
@@ -427,10 +437,10 @@ fn node(cluster: &str, c: u8, n: u8, cni: Cni, pods: u8) -> Node {
         Cni::Calico => 0,
     };
     Node {
-        pods: (1..=pods).map(pod).collect(),
+        pods: (1..=options.pods).map(pod).collect(),
         cluster: cluster.to_owned(),
         number: n,
-        gateway: n == 1,
+        gateway: n <= options.gateways,
         cni,
         address: underlay4(c, 10 + n),
         address6: underlay6(c, 10 + n),
@@ -518,6 +528,20 @@ mod tests {
         names.sort();
         names.dedup();
         assert_eq!(names.len(), all);
+    }
+
+    #[test]
+    fn the_first_nodes_are_the_gateways() {
+        let options = Options {
+            clusters: 3,
+            gateways: 2,
+            ..Options::default()
+        };
+        for cluster in &Topology::new(&options).clusters {
+            let names = |nodes: Vec<&Node>| nodes.iter().map(|n| n.number).collect::<Vec<_>>();
+            assert_eq!(names(cluster.gateways().collect()), [1, 2]);
+            assert_eq!(names(cluster.workers().collect()), [3]);
+        }
     }
 
     #[test]

@@ -1,0 +1,73 @@
+//! The variables that the agents of a lab are started with, as Submariner's operator sets them.
+
+use std::net::SocketAddr;
+
+use ipnet::IpNet;
+use strait_api::names::{BROKER_NAMESPACE, NAMESPACE};
+use strait_host::Family;
+
+use crate::objects;
+use crate::options::Options;
+use crate::topology::{Cluster, Node};
+
+/// A variable and its value.
+pub(crate) type Variable = (String, String);
+
+/// How a cluster reaches the broker.
+#[derive(Debug)]
+pub(crate) struct Broker {
+    pub(crate) server: SocketAddr,
+    /// The cluster's bearer token.
+    pub(crate) token: String,
+    /// The certificate authority, as `BROKER_K8S_CA` takes it.
+    pub(crate) ca: String,
+}
+
+/// What every agent of a node gets.
+pub(crate) fn of_member(cluster: &Cluster, node: &Node) -> Vec<Variable> {
+    let kubeconfig = objects::dir(&cluster.control()).join("admin.kubeconfig");
+    variables([
+        ("NODE_NAME", node.name.clone()),
+        ("KUBECONFIG", kubeconfig.display().to_string()),
+        ("SUBMARINER_NAMESPACE", NAMESPACE.to_owned()),
+        ("SUBMARINER_CLUSTERID", cluster.name.clone()),
+        (
+            "SUBMARINER_CLUSTERCIDR",
+            listed(cluster, |family| cluster.pod_net(family)),
+        ),
+        (
+            "SUBMARINER_SERVICECIDR",
+            listed(cluster, |family| cluster.service_net(family)),
+        ),
+    ])
+}
+
+/// What a route agent gets besides.
+pub(crate) fn of_route_agent() -> Vec<Variable> {
+    variables([("SUBMARINER_NETWORKPLUGIN", "generic".to_owned())])
+}
+
+/// What a gateway gets besides.
+pub(crate) fn of_gateway(options: &Options, node: &Node, broker: Broker) -> Vec<Variable> {
+    variables([
+        ("POD_NAME", format!("submariner-gateway-{}", node.name)),
+        ("SUBMARINER_CABLEDRIVER", options.cable.to_string()),
+        ("SUBMARINER_NATENABLED", "false".to_owned()),
+        ("BROKER_K8S_APISERVER", broker.server.to_string()),
+        ("BROKER_K8S_APISERVERTOKEN", broker.token),
+        ("BROKER_K8S_CA", broker.ca),
+        ("BROKER_K8S_REMOTENAMESPACE", BROKER_NAMESPACE.to_owned()),
+    ])
+}
+
+fn variables<const N: usize>(settings: [(&str, String); N]) -> Vec<Variable> {
+    let owned = |(name, value): (&str, String)| (name.to_owned(), value);
+    settings.into_iter().map(owned).collect()
+}
+
+/// What a setting says of each family, as upstream's operator writes it.
+fn listed(cluster: &Cluster, of: impl Fn(Family) -> IpNet) -> String {
+    let families = cluster.families.all().iter();
+    let texts: Vec<String> = families.map(|f| of(*f).to_string()).collect();
+    texts.join(",")
+}

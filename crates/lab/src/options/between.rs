@@ -1,0 +1,73 @@
+//! What is between the clusters of a lab.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// How gateways reach those of other clusters, as `SUBMARINER_CABLEDRIVER` names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cable {
+    /// In clear.
+    Vxlan,
+    /// Encrypted.
+    Wireguard,
+}
+
+impl Cable {
+    const NAMES: [(&'static str, Self); 2] =
+        [("vxlan", Self::Vxlan), ("wireguard", Self::Wireguard)];
+}
+
+impl fmt::Display for Cable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(name_of(&Self::NAMES, self))
+    }
+}
+
+impl FromStr for Cable {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        by_name("cable", &Self::NAMES, text)
+    }
+}
+
+fn name_of<T: PartialEq>(names: &[(&'static str, T)], wanted: &T) -> &'static str {
+    names
+        .iter()
+        .find(|(_, value)| value == wanted)
+        .map_or("", |(name, _)| name)
+}
+
+fn by_name<T: Copy>(what: &str, names: &[(&'static str, T)], text: &str) -> Result<T, String> {
+    match names.iter().find(|(name, _)| *name == text) {
+        Some((_, value)) => Ok(*value),
+        None => {
+            let names: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
+            Err(format!(
+                "no {what} '{text}': expected one of {}",
+                names.join(", ")
+            ))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_has_one_name_wherever_it_is_written() {
+        for (name, cable) in Cable::NAMES {
+            assert_eq!(cable.to_string(), name);
+            assert_eq!(serde_json::to_value(cable).unwrap(), name);
+            assert_eq!(name.parse(), Ok(cable));
+        }
+        assert_eq!(
+            "ipsec".parse::<Cable>().unwrap_err(),
+            "no cable 'ipsec': expected one of vxlan, wireguard"
+        );
+    }
+}
