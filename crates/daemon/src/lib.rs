@@ -1,12 +1,14 @@
 //! What every process of Strait shares: [`settings`] from the environment and flags, [`logs`], [`readiness`] and
 //! [`metrics`] behind one small [`http`] server, clients of the Kubernetes API that outlive it being away ([`kube`]),
-//! pings ([`ping`]), an orderly end ([`drain`]), and the removal of all that there is ([`uninstall`]).
+//! pings ([`ping`]), an orderly end ([`drain`]), a parent that holds what is to outlive a crash
+//! ([`holder`]), and the removal of all that there is ([`uninstall`]).
 //!
 //! Nothing here decides anything about networking.
 
 pub mod drain;
 pub mod engine;
 pub mod events;
+pub mod holder;
 pub mod http;
 pub mod kube;
 pub mod lock;

@@ -10,6 +10,9 @@ use crate::objects;
 use crate::options::Options;
 use crate::topology::{Cluster, Node};
 
+/// What the gateways of a lab share. A lab keeps nobody's secret.
+const PASSPHRASE: &str = "bm9ib2R5J3Mgc2VjcmV0";
+
 /// A variable and its value.
 pub(crate) type Variable = (String, String);
 
@@ -49,9 +52,12 @@ pub(crate) fn of_route_agent() -> Vec<Variable> {
 
 /// What a gateway gets besides.
 pub(crate) fn of_gateway(options: &Options, node: &Node, broker: Broker) -> Vec<Variable> {
+    let state = objects::dir(&node.name).join("gateway");
     variables([
         ("POD_NAME", format!("submariner-gateway-{}", node.name)),
         ("SUBMARINER_CABLEDRIVER", options.cable.to_string()),
+        ("CE_IPSEC_PSK", PASSPHRASE.to_owned()),
+        ("STRAIT_STATE_DIR", state.display().to_string()),
         ("SUBMARINER_NATENABLED", "false".to_owned()),
         ("BROKER_K8S_APISERVER", broker.server.to_string()),
         ("BROKER_K8S_APISERVERTOKEN", broker.token),
