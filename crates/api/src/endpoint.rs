@@ -153,7 +153,7 @@ impl Endpoint {
                 &spec.health_check_ips,
                 &spec.health_check_ip,
             )?,
-            vtep_mac: vtep_mac(object)?,
+            vtep_mac: vtep_mac(object, ANNOTATION_VTEP_MAC)?,
             cluster,
             cable_name: spec.cable_name.clone(),
             hostname: spec.hostname.clone(),
@@ -167,14 +167,14 @@ impl Endpoint {
     }
 }
 
-/// The Ethernet address that an object's annotation publishes.
-pub(crate) fn vtep_mac(object: &Object) -> Result<Option<[u8; 6]>, String> {
-    let Some(text) = object.annotations.get(ANNOTATION_VTEP_MAC) else {
+/// The Ethernet address that this annotation of an object publishes.
+pub(crate) fn vtep_mac(object: &Object, annotation: &str) -> Result<Option<[u8; 6]>, String> {
+    let Some(text) = object.annotations.get(annotation) else {
         return Ok(None);
     };
     let bad = || {
         format!(
-            "annotation {ANNOTATION_VTEP_MAC}: '{}' is no unicast Ethernet address; expected e.g. 02:64:0a:00:00:05",
+            "annotation {annotation}: '{}' is no unicast Ethernet address; expected e.g. 02:64:0a:00:00:05",
             cut(text)
         )
     };

@@ -19,6 +19,8 @@ pub const ANNOTATION_UPDATE_TIMESTAMP: &str = "update-timestamp";
 /// Annotation of a RouteAgent (for `vx-submariner`) and of an Endpoint (for the VXLAN cable): the device's Ethernet
 /// address. Who publishes it gets exact forwarding entries; who doesn't gets flooding and ARP, as Submariner does.
 pub const ANNOTATION_VTEP_MAC: &str = "strait.io/vtep-mac";
+/// Annotation of a RouteAgent: the Ethernet address of `vx-submariner-6`, where that is another than the one above.
+pub const ANNOTATION_VTEP_MAC_6: &str = "strait.io/vtep-mac-6";
 
 /// VXLAN device between the nodes of a cluster, IPv4 underlay.
 pub const NODE_VXLAN: &str = "vx-submariner";

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::endpoint::vtep_mac;
 use crate::gateway::{ConnectionStatus, LatencyRtt};
+use crate::names::{ANNOTATION_VTEP_MAC, ANNOTATION_VTEP_MAC_6};
 use crate::{EndpointSpec, Object};
 
 /// `status` of a RouteAgent.
@@ -57,11 +59,13 @@ pub struct Condition {
     pub last_transition_time: Option<String>,
 }
 
-/// What one agent needs to know of another: the Ethernet address of its `vx-submariner`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What one agent needs to know of another: the Ethernet addresses of its `vx-submariner` devices.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AgentInfo {
     /// The address; `None` for an agent that publishes none.
     pub vtep_mac: Option<[u8; 6]>,
+    /// That of `vx-submariner-6`, where it is another.
+    pub vtep_mac_6: Option<[u8; 6]>,
 }
 
 impl AgentInfo {
@@ -71,7 +75,8 @@ impl AgentInfo {
     /// A sentence that names the annotation and what was expected.
     pub fn parse(object: &Object) -> Result<Self, String> {
         Ok(Self {
-            vtep_mac: crate::endpoint::vtep_mac(object)?,
+            vtep_mac: vtep_mac(object, ANNOTATION_VTEP_MAC)?,
+            vtep_mac_6: vtep_mac(object, ANNOTATION_VTEP_MAC_6)?,
         })
     }
 }

@@ -19,7 +19,7 @@ pub use objects::uninstalled;
 pub use plan::{Plan, tell};
 use strait_api::names::{CABLE_VXLAN, CABLE_VXLAN_6, CABLE_WIREGUARD, LINK_ALIAS};
 use strait_api::{Cluster, ClusterId, Endpoint, Node, Object, ObjectKey};
-use strait_host::{Host, Owner};
+use strait_host::{Family, Host, Mac, Owner};
 
 use crate::driver::Driver;
 use crate::health::Results;
@@ -102,6 +102,8 @@ pub struct State {
     device: Option<Result<Device, String>>,
     tunnels: Tunnels,
     host: Option<Arc<Host>>,
+    /// Ethernet addresses of the cable that a predecessor left, which other gateways have learned.
+    learned_macs: BTreeMap<Family, Mac>,
     stored: Written,
 }
 
@@ -123,6 +125,7 @@ impl State {
             device: None,
             tunnels: Tunnels::default(),
             host: None,
+            learned_macs: BTreeMap::new(),
             stored: Written::new(),
         }
     }
@@ -142,7 +145,12 @@ impl Machine for State {
             Input::Health(results) => self.health = results,
             Input::Device(device) => self.device = Some(device),
             Input::Tunnels(tunnels) => self.tunnels = tunnels,
-            Input::Host(host) => self.host = Some(host),
+            Input::Host(host) => {
+                let learned =
+                    cable::vxlan::learned_macs(&host, self.settings.port, self.host.is_none());
+                self.learned_macs.extend(learned);
+                self.host = Some(host);
+            }
             Input::Stored { wanted, stored } => {
                 self.stored.insert(wanted.key.clone(), (wanted, stored));
             }

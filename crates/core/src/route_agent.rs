@@ -33,7 +33,7 @@ use strait_api::route_agent::AgentInfo;
 use strait_api::{ClusterId, Endpoint, IpPool, Node};
 use strait_host::leftovers::Found;
 use strait_host::nft::{TableFamily, TableId};
-use strait_host::{Filtering, Host, Mac, Owner};
+use strait_host::{Family, Filtering, Host, Mac, Owner};
 
 use crate::health::Results;
 use crate::machine::Machine;
@@ -115,8 +115,8 @@ pub struct State {
     /// The active gateway, kept for a while after it is gone.
     gateway: Option<Endpoint>,
     gateway_lost: Option<Time>,
-    /// The Ethernet address of the device that a predecessor left.
-    inherited_mac: Option<Mac>,
+    /// The Ethernet addresses of devices that a predecessor left.
+    inherited_macs: BTreeMap<Family, Mac>,
 }
 
 impl State {
@@ -138,7 +138,7 @@ impl State {
             leftovers: leftovers::Memory::default(),
             gateway: None,
             gateway_lost: None,
-            inherited_mac: None,
+            inherited_macs: BTreeMap::new(),
         }
     }
 }
@@ -160,11 +160,18 @@ impl Machine for State {
                 self.health = results;
             }
             Input::Host(host) => {
-                self.inherited_mac = view::inherited_mac(&host).or(self.inherited_mac);
+                self.inherited_macs.extend(view::inherited_macs(&host));
                 self.before.observe(&host);
                 if let Some(wanted) = self.foreign_sysctls_wanted(&host) {
                     self.before.want(&wanted, now);
                 }
+                let known = || {
+                    let ours = &self.settings.cluster;
+                    let others = self.endpoints.values().filter(|e| e.cluster != *ours);
+                    let subnets = others.flat_map(|e| &e.subnets).copied();
+                    leftovers::Known::new(subnets, self.settings.cluster_cidrs.iter())
+                };
+                self.leftovers.observe(&host, known, now);
                 self.host = Some(host);
             }
             Input::Filtering(seen) => self.firewall.apply(seen, now),

@@ -111,7 +111,7 @@ impl State {
     fn cable<'a>(&'a self, own: &Own, remotes: &[Remote<'a>], plan: &mut Plan) -> Known<'a> {
         let port = self.settings.port;
         let (Some(host), Some(device)) = (&self.host, own.device) else {
-            plan.wanted = vxlan::wanted(&own.underlays, remotes, port, Some(own.mac));
+            plan.wanted = vxlan::wanted(&own.underlays, remotes, port, own.mac, &self.learned_macs);
             return Known::Vxlan;
         };
         if let Some(why) = &self.tunnels.failure {
@@ -362,7 +362,8 @@ impl State {
         let s = &self.settings;
         let name = Endpoint::object_name(s.cluster.as_str(), &own.spec.cable_name);
         let mut object = Object::new(Kind::Endpoint, &s.namespace, &name).with("spec", &own.spec);
-        if own.device.is_none() {
+        // One that does not follow from the addresses is believed by nobody: it is found by ARP, as it was before.
+        if own.device.is_none() && self.learned_macs.is_empty() {
             object
                 .annotations
                 .insert(ANNOTATION_VTEP_MAC.to_owned(), own.mac.to_string());

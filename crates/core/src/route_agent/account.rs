@@ -1,7 +1,7 @@
 //! What the agent says of itself.
 
 use serde::Serialize;
-use strait_api::names::ANNOTATION_VTEP_MAC;
+use strait_api::names::{ANNOTATION_VTEP_MAC, ANNOTATION_VTEP_MAC_6};
 use strait_api::route_agent::{Condition as StatusCondition, RouteAgentStatus};
 use strait_api::{Kind, Object};
 use strait_host::Mac;
@@ -18,6 +18,8 @@ pub struct Account {
     pub node: String,
     /// Ethernet address of the node's VXLAN devices.
     pub vtep_mac: Option<Mac>,
+    /// That of the one with IPv6 outside, where it is another.
+    pub vtep_mac_6: Option<Mac>,
     /// Its status.
     pub status: RouteAgentStatus,
 }
@@ -42,10 +44,13 @@ impl Account {
     pub fn object(&self) -> Object {
         let mut object =
             Object::new(Kind::RouteAgent, &self.namespace, &self.node).with("status", &self.status);
-        if let Some(mac) = self.vtep_mac {
-            object
-                .annotations
-                .insert(ANNOTATION_VTEP_MAC.to_owned(), mac.to_string());
+        let macs = [
+            (ANNOTATION_VTEP_MAC, self.vtep_mac),
+            (ANNOTATION_VTEP_MAC_6, self.vtep_mac_6),
+        ];
+        for (annotation, mac) in macs {
+            let text = mac.map(|mac| (annotation.to_owned(), mac.to_string()));
+            object.annotations.extend(text);
         }
         object
     }

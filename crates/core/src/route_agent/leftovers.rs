@@ -18,8 +18,9 @@ use strait_api::names::{
 use strait_api::vtep::Vxlan;
 use strait_host::leftovers::{Backend, Found, Names, XtTable};
 use strait_host::nft::TableId;
-use strait_host::{Hop, Host, Route, RouteKind, Rule, TABLE_MAIN, Wanted};
+use strait_host::{Family, Hop, Host, Route, RouteKind, Rule, TABLE_MAIN, Wanted};
 
+use super::routes::device;
 use super::view::FamilyView;
 use crate::Condition;
 use crate::time::Time;
@@ -102,10 +103,12 @@ pub fn names() -> Names {
     }
 }
 
-/// What was found in packet filters, and what has appeared there while we looked.
+/// What was found in packet filters and in the host's routing, and what has appeared there while we looked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Memory {
     found: Option<Found>,
+    /// What has the shape of a route or rule of upstream's route agent.
+    routing: Option<BTreeSet<Leftover>>,
     appeared: BTreeSet<String>,
     last: Option<Time>,
     pause: Option<Time>,
@@ -116,13 +119,36 @@ impl Memory {
         if let Some(before) = &self.found {
             let before = objects(before);
             let new = objects(&found).into_iter().filter(|o| !before.contains(o));
-            let new: BTreeSet<String> = new.map(|object| object.to_string()).collect();
-            if !new.is_empty() {
-                self.appeared.extend(new);
-                (self.last, self.pause) = (Some(now), Some(now));
-            }
+            let new = new.map(|object| object.to_string()).collect();
+            self.appear(new, now);
         }
         self.found = Some(found);
+    }
+
+    /// The host was read. What is new in its routing is looked at more closely.
+    pub(super) fn observe(&mut self, host: &Host, known: impl FnOnce() -> Known, now: Time) {
+        let seen = written(host);
+        if let Some(before) = &self.routing
+            && !seen.is_subset(before)
+        {
+            let known = known();
+            let theirs = |object: &&Leftover| match object {
+                Leftover::Route(route) => known.route(route),
+                Leftover::Rule(rule) => known.rule(rule, host),
+                Leftover::Chain(..) | Leftover::Table(_) | Leftover::Set(_) => false,
+            };
+            let new = seen.difference(before).filter(theirs);
+            let new = new.map(ToString::to_string).collect();
+            self.appear(new, now);
+        }
+        self.routing = Some(seen);
+    }
+
+    fn appear(&mut self, new: BTreeSet<String>, now: Time) {
+        if !new.is_empty() {
+            self.appeared.extend(new);
+            (self.last, self.pause) = (Some(now), Some(now));
+        }
     }
 
     /// Forgets what was long ago.
@@ -143,6 +169,16 @@ impl Memory {
         ];
         ends.into_iter().flatten().min()
     }
+}
+
+/// What looks as if upstream's route agent had written it; table 100 is its gateway's.
+fn written(host: &Host) -> BTreeSet<Leftover> {
+    let routes = host.routes.iter().filter(|r| may_be(r));
+    let routes = routes.filter(|r| r.table != TABLE_VXLAN_CABLE);
+    let rules = host.rules.iter().filter(|r| plain(r));
+    let rules = rules.filter(|r| r.table != TABLE_VXLAN_CABLE);
+    let routes = routes.cloned().map(Leftover::Route);
+    routes.chain(rules.cloned().map(Leftover::Rule)).collect()
 }
 
 /// All that was found, Globalnet's aside.
@@ -181,9 +217,11 @@ pub(super) struct Routing {
 /// Finds it.
 pub(super) fn routing(host: &Host, families: &[FamilyView<'_>], wanted: &Wanted) -> Routing {
     let mut all = Routing::default();
-    if super::view::inherited(host).is_some() {
-        all.inherited.insert(format!("link {NODE_VXLAN}"));
-    }
+    let links =
+        Family::ALL.map(|family| super::view::inherited(host, family).map(|_| device(family)));
+    let links = links.into_iter().flatten();
+    all.inherited
+        .extend(links.map(|name| format!("link {name}")));
     let routes: Vec<&Route> = host.routes.iter().filter(|r| may_be(r)).collect();
     let rules = host.rules.iter().filter(|r| plain(r));
     let rules: Vec<&Rule> = rules.collect();
@@ -191,10 +229,8 @@ pub(super) fn routing(host: &Host, families: &[FamilyView<'_>], wanted: &Wanted)
     if routes.is_empty() && rules.is_empty() {
         return all;
     }
-    let known = Known {
-        subnets: families.iter().flat_map(FamilyView::subnets).collect(),
-        pods: families.iter().flat_map(|v| &v.pods).copied().collect(),
-    };
+    let subnets = families.iter().flat_map(FamilyView::subnets);
+    let known = Known::new(subnets, families.iter().flat_map(|v| &v.pods));
     let wanted = wanted.routes.get().into_iter().flatten();
     let wanted: BTreeSet<_> = wanted.map(Route::key).collect();
     for route in routes.into_iter().filter(|r| known.route(r)) {
@@ -249,7 +285,7 @@ impl Memory {
             };
             said.push(format!(
                 "Submariner's route agent left on this node: {}; {then}",
-                listed(&all.going)
+                listed(all.going.iter())
             ));
         }
         said.extend(
@@ -267,10 +303,9 @@ impl Memory {
             conditions.push(Condition::degraded("SubmarinerLeftovers", said.join("; ")));
         }
         if !self.appeared.is_empty() {
-            let what: Vec<&str> = self.appeared.iter().map(String::as_str).collect();
             let message = format!(
                 "another agent is at work on this node: this has appeared while ours ran: {}; stop Submariner's route agent here",
-                what.join(", ")
+                listed(self.appeared.iter())
             );
             conditions.push(Condition::degraded("ForeignAgent", message));
         }
@@ -304,10 +339,11 @@ impl Memory {
     }
 }
 
-fn listed(all: &[Leftover]) -> String {
-    let mut words: Vec<String> = all.iter().take(NAMED).map(ToString::to_string).collect();
-    if all.len() > NAMED {
-        words.push(format!("and {} more", all.len() - NAMED));
+fn listed(mut all: impl ExactSizeIterator<Item = impl ToString>) -> String {
+    let first = all.by_ref().take(NAMED);
+    let mut words: Vec<String> = first.map(|one| one.to_string()).collect();
+    if all.len() > 0 {
+        words.push(format!("and {} more", all.len()));
     }
     words.join(", ")
 }
@@ -381,12 +417,22 @@ fn may_be(route: &Route) -> bool {
 }
 
 /// By what upstream's routes and rules are known beside their numbers, which others may use too.
-struct Known {
+pub(super) struct Known {
     subnets: BTreeSet<IpNet>,
     pods: BTreeSet<IpNet>,
 }
 
 impl Known {
+    pub(super) fn new<'a>(
+        subnets: impl Iterator<Item = IpNet>,
+        pods: impl Iterator<Item = &'a IpNet>,
+    ) -> Self {
+        Self {
+            subnets: subnets.collect(),
+            pods: pods.copied().collect(),
+        }
+    }
+
     /// Of a route that may be. A gateway's name the CNI address as their source; with OVN-Kubernetes, they have its device.
     fn route(&self, route: &Route) -> bool {
         if ![TABLE_GATEWAY, TABLE_INGRESS].contains(&route.table) {

@@ -179,8 +179,8 @@ impl State {
         let mut sysctls = BTreeMap::new();
         let mut loose = BTreeSet::new();
         let cable = self.cable(families);
-        let mac = self.mac(families);
         for view in families {
+            let mac = self.mac(view.family, families);
             if let Some((name, link)) = mac.and_then(|mac| routes::link(view, mac)) {
                 if view.family == Family::V4 {
                     sysctls.insert(format!("net/ipv4/conf/{name}/forwarding"), "1".to_owned());
@@ -446,10 +446,15 @@ impl State {
         remotes: &[Remote<'_>],
         conditions: &[Condition],
     ) -> Account {
+        let [v4, v6] = Family::ALL.map(|family| {
+            let has = families.iter().any(|view| view.family == family);
+            self.mac(family, families).filter(|_| has)
+        });
         let mut account = Account {
             namespace: self.settings.namespace.clone(),
             node: self.settings.node.clone(),
-            vtep_mac: self.mac(families),
+            vtep_mac: v4.or(v6),
+            vtep_mac_6: v6.filter(|mac| v4.is_some_and(|v4| v4 != *mac)),
             status: RouteAgentStatus {
                 version: self.settings.version.clone(),
                 status_failure: String::new(),

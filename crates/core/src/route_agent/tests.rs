@@ -100,6 +100,7 @@ fn agents() -> Event<AgentInfo> {
     let agent = |last| {
         Ok(AgentInfo {
             vtep_mac: Some([2, 0x64, 172, 30, 1, last]),
+            vtep_mac_6: None,
         })
     };
     Event::Reset(

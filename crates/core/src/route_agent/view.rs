@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use strait_api::names::{LINK_ALIAS, NODE_VXLAN, NODE_VXLAN_PORT, NODE_VXLAN_VNI};
+use strait_api::names::{LINK_ALIAS, NODE_VXLAN_PORT, NODE_VXLAN_VNI};
 use strait_api::vtep::Vxlan;
 use strait_api::{Endpoint, Node};
 use strait_host::{Family, Host, Link, LinkKind, Mac};
 
 use super::State;
+use super::routes::device;
 use crate::local::{CniAddress, Underlay, cni_address, every_link, underlay};
 use crate::net::of_family;
 use crate::remote::Remote;
@@ -136,7 +137,7 @@ impl State {
                     .filter(|ip| Some(Vxlan::Nodes.inner(*ip)) != own)?;
                 Some(Peer {
                     outer,
-                    mac: self.mac_of(outer, &g.hostname),
+                    mac: self.mac_of(family, outer, &g.hostname),
                 })
             });
         let remotes = remotes
@@ -177,43 +178,45 @@ impl State {
                     name.to_owned(),
                     Peer {
                         outer,
-                        mac: self.agent_mac(name),
+                        mac: self.agent_mac(family, name),
                     },
                 ))
             })
             .collect()
     }
 
-    fn agent_mac(&self, node: &str) -> Option<Mac> {
-        self.agents.get(node)?.vtep_mac.map(Mac)
+    fn agent_mac(&self, family: Family, node: &str) -> Option<Mac> {
+        let agent = self.agents.get(node)?;
+        let of_v6 = agent.vtep_mac_6.filter(|_| family == Family::V6);
+        of_v6.or(agent.vtep_mac).map(Mac)
     }
 
-    /// The Ethernet address of this node's VXLAN devices, of both families. It follows from the node's address; but a
-    /// device that a predecessor left keeps its own, which other nodes have learned: they would go on sending to it. This
-    /// node's RouteAgent object remembers that.
-    pub(super) fn mac(&self, families: &[FamilyView<'_>]) -> Option<Mac> {
-        let underlay = families.iter().find_map(|v| v.underlay.as_ref())?;
-        let remembered = || {
-            let published = self.agent_mac(&self.settings.node);
-            published.filter(|mac| mac.is_unicast() && !Vxlan::Nodes.gives(mac.0))
+    /// The Ethernet address of this node's VXLAN device of a family, as a rule the same for both. It follows from the
+    /// node's address; but a device that a predecessor left keeps its own, which other nodes have learned: they would go on
+    /// sending to it. This node's RouteAgent object remembers that.
+    pub(super) fn mac(&self, family: Family, families: &[FamilyView<'_>]) -> Option<Mac> {
+        let inherited = self.inherited_macs.get(&family).copied();
+        let published = self.agent_mac(family, &self.settings.node);
+        let learned = inherited.or(published.filter(is_learned));
+        let (first, underlay) = families
+            .iter()
+            .find_map(|v| Some((v.family, v.underlay.as_ref()?)))?;
+        let derived = || match self.inherited_macs.get(&first) {
+            Some(mac) => *mac,
+            None => Mac(Vxlan::Nodes.mac(underlay.ip)),
         };
-        let derived = || Mac(Vxlan::Nodes.mac(underlay.ip));
-        Some(
-            self.inherited_mac
-                .or_else(remembered)
-                .unwrap_or_else(derived),
-        )
+        Some(learned.unwrap_or_else(derived))
     }
 
     /// The published Ethernet address of the node with this address, or else of the one with this name.
-    fn mac_of(&self, outer: IpAddr, hostname: &str) -> Option<Mac> {
+    fn mac_of(&self, family: Family, outer: IpAddr, hostname: &str) -> Option<Mac> {
         let has = |n: &Node| n.internal_ips.contains(&outer);
         let node = self
             .nodes
             .iter()
             .find(|(_, n)| has(n))
             .map_or(hostname, |(name, _)| name);
-        self.agent_mac(node)
+        self.agent_mac(family, node)
     }
 }
 
@@ -226,9 +229,9 @@ fn shared_bits(a: IpAddr, b: IpAddr) -> u32 {
     }
 }
 
-/// The nodes' VXLAN device, where that is a predecessor's.
-pub(super) fn inherited(host: &Host) -> Option<&Link> {
-    let link = host.links.get(NODE_VXLAN)?;
+/// The nodes' VXLAN device of a family, where that is a predecessor's.
+pub(super) fn inherited(host: &Host, family: Family) -> Option<&Link> {
+    let link = host.links.get(device(family))?;
     let LinkKind::Vxlan(vxlan) = &link.kind else {
         return None;
     };
@@ -237,8 +240,13 @@ pub(super) fn inherited(host: &Host) -> Option<&Link> {
     (same && !ours).then_some(link)
 }
 
-/// Its Ethernet address, unless it is one of ours.
-pub(super) fn inherited_mac(host: &Host) -> Option<Mac> {
-    let mac = inherited(host)?.mac?;
-    (mac.is_unicast() && !Vxlan::Nodes.gives(mac.0)).then_some(mac)
+/// The Ethernet addresses of those, unless they are of our making.
+pub(super) fn inherited_macs(host: &Host) -> impl Iterator<Item = (Family, Mac)> + '_ {
+    let mac = |family| Some((family, inherited(host, family)?.mac.filter(is_learned)?));
+    Family::ALL.into_iter().filter_map(mac)
+}
+
+/// Whether an Ethernet address is another than we would have given.
+fn is_learned(mac: &Mac) -> bool {
+    mac.is_unicast() && !Vxlan::Nodes.gives(mac.0)
 }

@@ -149,7 +149,13 @@ impl World {
             let which = self.nodes.get(number);
             let ip = which.and_then(|w| self.families_of(|f| node_ip(*number, *w, f)).next());
             let vtep_mac = ip.filter(|_| *publishes).map(|ip| Vteps::Nodes.mac(ip));
-            (NODES[*number].to_owned(), Ok(AgentInfo { vtep_mac }))
+            (
+                NODES[*number].to_owned(),
+                Ok(AgentInfo {
+                    vtep_mac,
+                    vtep_mac_6: None,
+                }),
+            )
         };
         self.agents.iter().map(agent).collect()
     }

@@ -7,7 +7,8 @@ use strait_api::names::{
 };
 use strait_api::vtep::Vxlan;
 use strait_host::{
-    Address, Family, Fdb, Link, LinkKind, Mac, Neighbour, Owned, Scope, Vxlan as VxlanLink, Wanted,
+    Address, Family, Fdb, Host, Link, LinkKind, Mac, Neighbour, Owned, Scope, Vxlan as VxlanLink,
+    Wanted,
 };
 
 use super::outer;
@@ -23,12 +24,35 @@ const fn device(family: Family) -> &'static str {
     }
 }
 
+/// The Ethernet addresses of a cable that we have not made, and take over in place: gateways that have learned one would go
+/// on sending to it for a while. A restarted process knows by the address alone that it was not ours, at its `first` look:
+/// later, somebody has altered it.
+pub(in crate::gateway) fn learned_macs(
+    host: &Host,
+    port: u16,
+    first: bool,
+) -> BTreeMap<Family, Mac> {
+    let learned = |family| {
+        let link = host.links.get(device(family))?;
+        let LinkKind::Vxlan(vxlan) = &link.kind else {
+            return None;
+        };
+        let ours = link.alias.as_deref() == Some(LINK_ALIAS);
+        let same = (vxlan.vni, vxlan.port) == (CABLE_VXLAN_VNI, port);
+        let mac = link.mac.filter(|_| same && (first || !ours))?;
+        let other = mac.is_unicast() && !Vxlan::Gateways.gives(mac.0);
+        other.then_some((family, mac))
+    };
+    Family::ALL.into_iter().filter_map(learned).collect()
+}
+
 /// What the gateway owns on its host.
 pub(in crate::gateway) fn wanted(
     underlays: &BTreeMap<Family, Underlay>,
     remotes: &[Remote<'_>],
     port: u16,
-    mac: Option<Mac>,
+    mac: Mac,
+    learned: &BTreeMap<Family, Mac>,
 ) -> Wanted {
     let mut links = BTreeMap::new();
     let mut addresses = BTreeSet::new();
@@ -50,7 +74,7 @@ pub(in crate::gateway) fn wanted(
             }),
             mtu: underlay.mtu.saturating_sub(overhead),
             up: true,
-            mac,
+            mac: Some(learned.get(family).copied().unwrap_or(mac)),
             alias: Some(LINK_ALIAS.to_owned()),
             master: None,
         };

@@ -23,6 +23,28 @@ fn adopting(node: &str, host: Host) -> State {
     s
 }
 
+/// A host with an IPv6 address too.
+fn dual(mut host: Host) -> Host {
+    host.addresses.insert(address("eth0", "fd00:30:1::1:12/64"));
+    host.routes.insert(route("::/0", "fd00:30:1::1", "eth0"));
+    host
+}
+
+fn dual_state(host: Host) -> State {
+    let mut settings = settings(WORKER);
+    settings.cluster_cidrs.push(net("fd10:101::/48"));
+    let mut s = State::new(settings);
+    for input in [
+        Input::Endpoints(endpoints()),
+        Input::Nodes(nodes()),
+        Input::Agents(agents()),
+        Input::Host(Arc::new(host)),
+    ] {
+        s.apply(input, at(0));
+    }
+    s
+}
+
 fn going(state: &State) -> Vec<String> {
     let plan = state.plan();
     plan.leftovers.iter().map(ToString::to_string).collect()
@@ -194,6 +216,57 @@ fn what_comes_back_is_another_agents_and_gets_time() {
 }
 
 #[test]
+fn routes_and_rules_that_come_back_are_another_agents_too() {
+    let said = |s: &State| condition(&s.plan(), "ForeignAgent").map(|c| c.message.clone());
+    // What was there when we came is left; that some of it goes is no news.
+    let mut s = adopting(WORKER, worker());
+    assert_eq!(said(&s), None);
+    s.apply(
+        Input::Host(Arc::new(host_with_cni("172.30.1.12", "10.1.2.1"))),
+        at(1_000),
+    );
+    assert_eq!(said(&s), None);
+    // What only looks so, and what a Submariner gateway writes, says nothing of a route agent.
+    let mut others = host_with_cni("172.30.1.12", "10.1.2.1");
+    let via = |table, dst: &str, dev: &str| by(table, dst, dev, Some("172.30.1.1"), 4);
+    others.routes.extend([
+        via(150, "10.90.0.0/16", "eth0"),
+        via(254, "10.2.0.0/16", "eth0"),
+        by(100, "10.2.0.0/16", CABLE_VXLAN, Some("241.30.2.11"), 4),
+    ]);
+    others.rules.insert(rule(100, 100, 0));
+    s.apply(Input::Host(Arc::new(others.clone())), at(2_000));
+    assert_eq!(said(&s), None);
+    for (back, name) in [
+        (
+            by(254, "10.2.0.0/16", NODE_VXLAN, Some("240.30.1.11"), 4),
+            "route 10.2.0.0/16 in table 254 by vx-submariner",
+        ),
+        (
+            by(150, "10.2.0.0/16", "eth0", None, 4),
+            "route 10.2.0.0/16 in table 150 by eth0",
+        ),
+    ] {
+        let mut s = s.clone();
+        let mut host = others.clone();
+        host.routes.insert(back);
+        s.apply(Input::Host(Arc::new(host)), at(3_000));
+        let message = said(&s).unwrap();
+        assert!(message.contains(name), "{message}");
+        assert_eq!(going(&s), [] as [&str; 0], "not at once");
+        s.apply(Input::Tick, at(33_000));
+        assert!(!going(&s).is_empty());
+        s.apply(Input::Tick, at(303_000));
+        assert_eq!(said(&s), None);
+    }
+    let mut host = host_with_cni("172.30.1.12", "10.1.2.1");
+    host.rules.insert(rule(150, 150, 0));
+    s.apply(Input::Host(Arc::new(host)), at(3_000));
+    let message = said(&s).unwrap();
+    assert!(message.contains("IPv4 rule 150 to table 150"), "{message}");
+}
+
+#[test]
 fn globalnets_and_what_a_dropping_legacy_firewall_needs_stay() {
     let mut all = found(&[
         ("nat", &["SUBMARINER-GN-EGRESS", "SUBMARINER-POSTROUTING"]),
@@ -265,9 +338,39 @@ fn a_predecessors_device_keeps_the_ethernet_address_that_others_have_learned() {
     assert_eq!(mac(&s), derived);
     let own = AgentInfo {
         vtep_mac: Some(learned),
+        ..AgentInfo::default()
     };
     s.apply(Input::Agents(Event::Applied(WORKER.into(), Ok(own))), at(1));
     assert_eq!(mac(&s), learned);
+    // Each of two devices has its own.
+    let other = [0xba, 9, 9, 9, 9, 9];
+    let mut host = dual(with(device(learned, None)));
+    host.links.insert(NODE_VXLAN_6.into(), device(other, None));
+    let macs = |s: &State| {
+        let links = s.plan().wanted.links.get().unwrap().clone();
+        let macs = [NODE_VXLAN, NODE_VXLAN_6].map(|name| links[name].mac.unwrap().0);
+        let object = s.plan().account.unwrap().object();
+        (macs, AgentInfo::parse(&object).unwrap())
+    };
+    let own = AgentInfo {
+        vtep_mac: Some(learned),
+        vtep_mac_6: Some(other),
+    };
+    let agents = |own: &AgentInfo| Event::Applied(WORKER.into(), Ok(own.clone()));
+    let mut s = dual_state(host);
+    assert_eq!(macs(&s), ([learned, other], own.clone()));
+    s = dual_state(dual(host_with_cni("172.30.1.12", "10.1.2.1")));
+    s.apply(Input::Agents(agents(&own)), at(1));
+    assert_eq!(macs(&s), ([learned, other], own), "the object remembers");
+    // One that was made by us has the same as the other.
+    s = dual_state(dual(with(device(learned, None))));
+    let own = AgentInfo {
+        vtep_mac: Some(learned),
+        vtep_mac_6: None,
+    };
+    assert_eq!(macs(&s), ([learned; 2], own.clone()));
+    s.apply(Input::Agents(agents(&own)), at(1));
+    assert_eq!(macs(&s), ([learned; 2], own));
     // One of our own making follows the node's address.
     let s = state(WORKER, with(device([2, 0x64, 1, 2, 3, 4], None)));
     assert_eq!(mac(&s), derived);

@@ -105,7 +105,7 @@ fn a_peer_that_publishes_no_ethernet_address_gets_flooding_and_arp() {
     let mut s = state(WORKER, bare_host("172.30.1.12"));
     s.apply(
         Input::Agents(Event::Reset(
-            [(GATEWAY.to_owned(), Ok(AgentInfo { vtep_mac: None }))].into(),
+            [(GATEWAY.to_owned(), Ok(AgentInfo::default()))].into(),
         )),
         at(0),
     );
