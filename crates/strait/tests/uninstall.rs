@@ -152,6 +152,40 @@ fn uninstalling_removes_all_that_is_ours_says_so_and_leaves_the_rest() {
 }
 
 #[test]
+fn forwarding_of_ipv6_is_off_again_if_it_was_before() {
+    let lab = joined(
+        "forwarding",
+        Options {
+            nodes: 2,
+            families: Families::V6,
+            ..Options::default()
+        },
+    );
+    const FORWARDING: &str = "net.ipv6.conf.all.forwarding";
+    let sysctl = |words: &[&str]| lab.exec("east-2", &[&["sysctl"], words].concat());
+    let value = || {
+        sysctl(&["-n", FORWARDING])
+            .expect("sysctl")
+            .trim()
+            .to_owned()
+    };
+    lab.kill("east-2", Role::RouteAgent).expect("it ends");
+    let said = uninstall(&lab, "east-2", Role::RouteAgent);
+    // The lab's nodes boot as routers.
+    assert!(!said.contains("ipv6/conf/all/forwarding"), "{said}");
+    sysctl(&["-w", &format!("{FORWARDING}=0")]).expect("sysctl");
+    lab.restart("east-2", Role::RouteAgent).expect("it starts");
+    lab.wait_until_joined(Duration::from_secs(30))
+        .expect("the clusters are joined again");
+    assert_eq!(value(), "1");
+    lab.kill("east-2", Role::RouteAgent).expect("it ends");
+    let said = uninstall(&lab, "east-2", Role::RouteAgent);
+    let line = "set sysctl net/ipv6/conf/all/forwarding back to 0";
+    assert!(said.contains(line), "{said}");
+    assert_eq!(value(), "0");
+}
+
+#[test]
 fn what_others_put_in_place_of_ours_or_changed_since_stays() {
     let lab = small("foreign");
     let run = |command: &str| {

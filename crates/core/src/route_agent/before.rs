@@ -18,7 +18,10 @@ use crate::time::Time;
 /// How long a link is not wanted so before it is set back: CNIs take their routes away and bring them back.
 const GRACE: Duration = Duration::from_secs(60);
 
-/// What is changed on links of others.
+/// What stands for all links below `/proc/sys/net/ipv6/conf`.
+pub(super) const ALL_LINKS: &str = "all";
+
+/// What is changed on links of others, or on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Key {
     /// Loose (2) where replies arrive.
@@ -27,10 +30,17 @@ pub(super) enum Key {
     Forwarding,
     /// Off (0) on a cable.
     SendRedirects,
+    /// On (1) for IPv6, of [`ALL_LINKS`]: there is no other that counts.
+    Forwarding6,
 }
 
 impl Key {
-    const ALL: [Self; 3] = [Self::RpFilter, Self::Forwarding, Self::SendRedirects];
+    const ALL: [Self; 4] = [
+        Self::RpFilter,
+        Self::Forwarding,
+        Self::SendRedirects,
+        Self::Forwarding6,
+    ];
 
     /// The map that remembers it.
     fn map(self) -> &'static str {
@@ -38,6 +48,7 @@ impl Key {
             Self::RpFilter => "before-rp_filter",
             Self::Forwarding => "before-forwarding",
             Self::SendRedirects => "before-send_redirects",
+            Self::Forwarding6 => "before-forwarding6",
         }
     }
 
@@ -45,7 +56,7 @@ impl Key {
     pub(super) fn ours(self) -> i64 {
         match self {
             Self::RpFilter => 2,
-            Self::Forwarding => 1,
+            Self::Forwarding | Self::Forwarding6 => 1,
             Self::SendRedirects => 0,
         }
     }
@@ -56,6 +67,7 @@ impl Key {
             Self::RpFilter => rp_filter_path(link),
             Self::Forwarding => format!("net/ipv4/conf/{link}/forwarding"),
             Self::SendRedirects => format!("net/ipv4/conf/{link}/send_redirects"),
+            Self::Forwarding6 => format!("net/ipv6/conf/{link}/forwarding"),
         }
     }
 
@@ -69,7 +81,7 @@ impl Key {
         let own = self.value(host, link)?;
         let changes = match self {
             Self::RpFilter => own.max(host.sysctl(&rp_filter_path("all")).unwrap_or(0)) == 1,
-            Self::Forwarding | Self::SendRedirects => own != self.ours(),
+            Self::Forwarding | Self::SendRedirects | Self::Forwarding6 => own != self.ours(),
         };
         u32::try_from(own).ok().filter(|_| changes)
     }
@@ -157,7 +169,10 @@ impl Before {
 }
 
 /// Whether a link is somebody else's: ours go with all that they have.
-pub(super) fn is_foreign(host: &Host, link: &str) -> bool {
+pub(super) fn is_foreign(host: &Host, (key, link): &Item) -> bool {
+    if *key == Key::Forwarding6 {
+        return link == ALL_LINKS;
+    }
     let ours = |l: &strait_host::Link| l.alias.as_deref() == Some(LINK_ALIAS);
     host.links
         .get(link)
@@ -186,6 +201,7 @@ fn read(table: &Table) -> Values {
         for (element, value) in elements.into_iter().flatten() {
             if let (Element::Name(link), Some(Element::Mark(value))) = (element, value)
                 && *value <= 2
+                && (link == ALL_LINKS) == (key == Key::Forwarding6)
             {
                 values.insert((key, link.clone()), *value);
             }

@@ -8,7 +8,7 @@ use strait_api::route_agent::RouteAgentStatus;
 use strait_host::{Family, Host, Owned, Wanted};
 
 use super::account::Account;
-use super::before::{Item, Key, is_foreign};
+use super::before::{ALL_LINKS, Item, Key, is_foreign};
 use super::conditions::{IPV6_FORWARDING, ipv6_forwarding, sorted};
 use super::flows::FlowRules;
 use super::leftovers::Leftover;
@@ -80,7 +80,7 @@ impl State {
         conditions.extend(problems);
         let families: Vec<FamilyView<'_>> = Family::ALL
             .into_iter()
-            .filter(|f| of_family(&self.settings.cluster_cidrs, *f).next().is_some())
+            .filter(|f| self.has_family(*f))
             .map(|f| self.family_view(host, f, &remotes))
             .collect();
         conditions.extend(self.path_conditions(host, &families));
@@ -136,9 +136,7 @@ impl State {
         let gateway = self.gateway.iter().flat_map(|g| &g.private_ips);
         let gateway: BTreeSet<IpAddr> = gateway.copied().collect();
         addresses.extend(gateway.iter().map(|ip| (*ip, "our gateway".to_owned())));
-        let families = Family::ALL
-            .into_iter()
-            .filter(|f| of_family(&s.cluster_cidrs, *f).next().is_some());
+        let families = Family::ALL.into_iter().filter(|f| self.has_family(*f));
         let own = families.filter_map(|f| self.underlay(host, f));
         addresses.extend(own.map(|u| (u.ip, "this node".to_owned())));
         for (name, node) in self.nodes.iter() {
@@ -220,7 +218,7 @@ impl State {
         }
         let foreign = self.foreign_sysctls(host, families);
         sysctls.extend(self.before.set_back(&foreign));
-        if families.iter().any(|v| v.family == Family::V6) && ipv6_forwarding(host) == Some(true) {
+        if self.has_family(Family::V6) && ipv6_forwarding(host) == Some(true) {
             sysctls.insert(IPV6_FORWARDING.to_owned(), "1".to_owned());
         }
         let variables = nft::Variables {
@@ -297,8 +295,18 @@ impl State {
                 items.extend(cable.map(|link| (key, link.to_owned())));
             }
         }
-        items.retain(|(_, link)| is_foreign(host, link));
+        // Once it forwards, it is to do so, though a router's advertisement may come later.
+        if self.has_family(Family::V6) && ipv6_forwarding(host) != Some(false) {
+            items.insert((Key::Forwarding6, ALL_LINKS.to_owned()));
+        }
+        items.retain(|item| is_foreign(host, item));
         items
+    }
+
+    fn has_family(&self, family: Family) -> bool {
+        of_family(&self.settings.cluster_cidrs, family)
+            .next()
+            .is_some()
     }
 
     /// The same before there is a plan; `None` while that can't be said.

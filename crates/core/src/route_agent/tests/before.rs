@@ -186,6 +186,49 @@ fn a_cable_of_somebody_else_is_set_back_too() {
 }
 
 #[test]
+fn forwarding_of_ipv6_is_set_back_if_it_was_off_and_is_as_we_left_it() {
+    const PATH: &str = "net/ipv6/conf/all/forwarding";
+    const MAP_6: &str = "before-forwarding6";
+    let start = |value: &str| {
+        let mut host = bare_host("172.30.1.12");
+        host.addresses.insert(address("eth0", "fd00:30:1::1:12/64"));
+        host.sysctls.insert(PATH.into(), value.into());
+        let mut s = state(WORKER, host.clone());
+        s.settings.cluster_cidrs.push(net("fd10:101::/48"));
+        s.apply(Input::Host(Arc::new(host)), at(0));
+        settle(&mut s, 1);
+        s
+    };
+    let now = |s: &State| s.host.as_deref().unwrap().sysctls[PATH].clone();
+    let back = |s: &State| set_back(s.host.as_deref().unwrap()).get(PATH).cloned();
+    let s = start("1");
+    assert_eq!((elements(&s.plan(), MAP_6), back(&s)), (vec![], None));
+    let mut s = start("0");
+    assert_eq!(now(&s), "1");
+    assert_eq!(elements(&s.plan(), MAP_6), pairs(&[("all", 0)]));
+    assert_eq!(back(&s), Some("0".into()));
+    // A route by an advertisement may come later: that is no reason to stop forwarding.
+    let mut host = s.host.as_deref().cloned().unwrap();
+    let by = route("::/0", "fd00:30:1::1:1", "eth0");
+    host.routes.insert(Route { protocol: 9, ..by });
+    s.apply(Input::Host(Arc::new(host)), at(1_000));
+    s.apply(Input::Tick, at(70_000));
+    settle(&mut s, 70_001);
+    assert_eq!((now(&s), back(&s)), ("1".into(), Some("0".into())));
+    // Without IPv6 it is set back by the agent itself.
+    let mut without = s.clone();
+    without.settings.cluster_cidrs.pop();
+    without.apply(Input::Host(without.host.clone().unwrap()), at(80_000));
+    without.apply(Input::Tick, at(140_000));
+    settle(&mut without, 140_001);
+    assert_eq!(now(&without), "0");
+    // Somebody has set it to something else since.
+    let mut host = s.host.as_deref().cloned().unwrap();
+    host.sysctls.insert(PATH.into(), "2".into());
+    assert_eq!(set_back(&host).get(PATH), None);
+}
+
+#[test]
 fn what_the_map_holds_is_checked() {
     let mut s = state(WORKER, bare_host("172.30.1.12"));
     settle(&mut s, 1);
@@ -201,6 +244,8 @@ fn what_the_map_holds_is_checked() {
         .insert(Element::Name("eth0".into()), Some(Element::Mark(7)));
     map.elements
         .insert(Element::Name("../../all".into()), Some(Element::Mark(1)));
+    map.elements
+        .insert(Element::Name("all".into()), Some(Element::Mark(1)));
     map.elements
         .insert(Element::Name("gone".into()), Some(Element::Mark(1)));
     assert_eq!(set_back(&host), BTreeMap::new());
