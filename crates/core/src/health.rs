@@ -21,9 +21,9 @@ use strait_api::ClusterId;
 use strait_api::gateway::ConnectionStatus;
 use strait_host::Family;
 
-use crate::Condition;
 use crate::net::{ip_of, of_family};
 use crate::remote::Remote;
+use crate::{Condition, Time};
 
 /// An address that is pinged.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -69,6 +69,10 @@ pub struct Report {
     pub sent: u64,
     /// Pings that were answered.
     pub received: u64,
+    /// When the newest ping that was answered was sent.
+    pub answered: Option<Time>,
+    /// When the oldest of those that were sent since the last reply was; `None` right after a reply.
+    pub silent: Option<Time>,
 }
 
 /// What is known of all targets.

@@ -95,7 +95,11 @@ fn gauges(lab: &Lab, family: Family, wanted: &[(&str, u8)]) {
 
 /// A table on these nodes that drops what matches.
 fn cut(lab: &Lab, nodes: [&str; 2], what: &str) {
-    for node in nodes {
+    cut_each(lab, nodes, [what; 2]);
+}
+
+fn cut_each(lab: &Lab, nodes: [&str; 2], what: [&str; 2]) {
+    for (node, what) in nodes.into_iter().zip(what) {
         let rules = format!(
             "add table inet cut; \
              add chain inet cut prerouting {{ type filter hook prerouting priority -350; }}; \
@@ -185,8 +189,9 @@ fn each_dead_half_of_a_workers_way_is_named_and_none_in_a_healthy_lab() {
         gauges(&lab, family, &all_up);
     }
     // The pods' network carries its own, and drops what comes from elsewhere: as a strict reverse-path filter does.
-    let foreign = "iifname != vx-submariner ip saddr 240.0.0.0/8";
-    cut(&lab, WORKERS, foreign);
+    let foreign = ["10.102.0.0/16", "10.101.0.0/16"]
+        .map(|other| format!("iifname != vx-submariner ip saddr {{ 240.0.0.0/8, {other} }}"));
+    cut_each(&lab, WORKERS, [&foreign[0], &foreign[1]]);
     let back = until(&lab, "", "ReturnPathDead", &[]);
     assert_contains(
         &back,
@@ -218,4 +223,45 @@ fn a_node_without_a_cni_address_is_told_of_its_dead_tunnel() {
     assert_contains(&tunnel, &["vx-submariner", "UDP 4800"]);
     mend(&lab, GATEWAYS);
     until(&lab, "TunnelToGatewayDead", "", &always);
+}
+
+#[test]
+fn a_gateway_that_stops_to_let_pings_in_is_not_said_to_be_dead() {
+    let lab = lab("selftest-icmp", vec![Cni::Bridge], Families::Dual);
+    let all_up = [("tunnel", 1), ("round", 1), ("cni", 1)];
+    for family in Family::ALL {
+        gauges(&lab, family, &all_up);
+    }
+    // The worker must have heard of the other cluster before: its health checks come once a minute.
+    let connected =
+        |line: &str| line.starts_with("strait_health_connected{") && line.ends_with(" 1");
+    let page = || {
+        lab.page("east-2", Role::RouteAgent, "/metrics")
+            .expect("a page")
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while page().lines().filter(|line| connected(line)).count() < 2 {
+        assert!(Instant::now() < deadline, "{}", page());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let silent = "add table inet silent; \
+        add chain inet silent input { type filter hook input priority 0; }; \
+        add rule inet silent input icmp type echo-request drop; \
+        add rule inet silent input icmpv6 type echo-request drop";
+    lab.exec("east-1", &["nft", silent]).expect("nft");
+    let down = "strait_selftest_up{path=\"tunnel\",family=\"v6\"} 0";
+    let deadline = Instant::now() + PATIENCE;
+    while !page().contains(down) {
+        assert!(Instant::now() < deadline, "{}", page());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let until = Instant::now() + Duration::from_secs(6);
+    while Instant::now() < until {
+        assert_eq!(said(&lab, "east-2"), BTreeMap::new());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    lab.exec("east-1", &["nft", "delete table inet silent"])
+        .expect("nft");
+    gauges(&lab, Family::V4, &all_up);
+    assert_eq!(said(&lab, "east-2"), BTreeMap::new());
 }

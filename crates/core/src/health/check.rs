@@ -33,6 +33,12 @@ pub(super) struct Check {
     waiting: VecDeque<(u32, Time)>,
     /// Pings since the last reply.
     unanswered: u32,
+    /// When the oldest of those was sent.
+    silent: Option<Time>,
+    /// When the newest that was answered was sent.
+    answered: Option<Time>,
+    /// Somebody waits for the reply to the next one.
+    asked: bool,
     /// Why the newest ping could not be sent.
     failure: Option<String>,
     window: Window,
@@ -53,6 +59,9 @@ impl Check {
             pause: pace.retry.unwrap_or(FIRST_PAUSE).min(pace.interval),
             waiting: VecDeque::new(),
             unanswered: 0,
+            silent: None,
+            answered: None,
+            asked: false,
             failure: None,
             window: Window::default(),
             sent: 0,
@@ -74,6 +83,16 @@ impl Check {
 
     pub(super) fn received(&self) -> u64 {
         self.received
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.status == ConnectionStatus::Connected
+    }
+
+    /// The next ping is sent now, and the reply to it is news.
+    pub(super) fn ask(&mut self, now: Time) {
+        self.send_at = self.send_at.min(now);
+        self.asked = true;
     }
 
     /// When there is something to do.
@@ -115,6 +134,9 @@ impl Check {
         }
         self.waiting.push_back((sequence, now));
         self.sent += 1;
+        if self.unanswered == 0 {
+            self.silent = Some(now);
+        }
         self.unanswered = self.unanswered.saturating_add(1);
         self.failure = None;
         let too_many = self.unanswered > pace.max_losses;
@@ -130,14 +152,15 @@ impl Check {
         self.failure = Some(why.to_owned());
     }
 
-    /// A reply came; whether the status changed. One to a ping that does not wait for one is ignored: it is a
-    /// duplicate, too old, or made up.
+    /// A reply came; whether the status changed, or somebody waits for it. One to a ping that does not wait for one is
+    /// ignored: it is a duplicate, too old, or made up.
     pub(super) fn reply(&mut self, sequence: u32, now: Time, pace: &Pace) -> bool {
         let Some(at) = self.waiting.iter().position(|(s, _)| *s == sequence) else {
             return false;
         };
         let newest = at + 1 == self.waiting.len();
         if let Some((_, sent)) = self.waiting.remove(at) {
+            self.answered = self.answered.max(Some(sent));
             self.window.add(now.0.saturating_sub(sent.0));
             if newest && pace.retry.is_some() {
                 self.send_at = self.send_at.max(sent + pace.interval);
@@ -145,12 +168,13 @@ impl Check {
         }
         self.received += 1;
         self.unanswered = 0;
+        self.silent = None;
         self.failure = None;
         self.judge_at = None;
         self.pause = pace.retry.unwrap_or(pace.interval).min(pace.interval);
         let changed = self.status != ConnectionStatus::Connected;
         self.status = ConnectionStatus::Connected;
-        changed
+        changed | (newest && std::mem::take(&mut self.asked))
     }
 
     pub(super) fn report(&self) -> Report {
@@ -175,6 +199,8 @@ impl Check {
             rtt: self.window.rtt(),
             sent: self.sent,
             received: self.received,
+            answered: self.answered,
+            silent: self.silent,
         }
     }
 }

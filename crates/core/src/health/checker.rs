@@ -4,14 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use strait_host::Family;
+
 use super::check::Check;
-use super::{Ping, Results, Settings, Target};
+use super::{Ping, Results, Settings, Target, Way};
 use crate::Time;
 
 /// Pings that are sent at once at most: more, and their replies might not fit into the socket's buffer.
 const BURST: usize = 32;
 /// The pause after so many.
 const PAUSE: Duration = Duration::from_millis(10);
+/// How many other clusters are asked at once when this cluster's gateway stops to answer: one may be away itself.
+const ASKED: usize = 3;
 
 /// Says which pings to send when, and what comes of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,7 +96,9 @@ impl Checker {
                 continue;
             };
             let pace = self.settings.pace(check.way());
-            self.changed |= check.judge(now, pace);
+            let lost = check.judge(now, pace);
+            self.changed |= lost;
+            let silent = (lost && check.way() != Way::Cluster).then(|| Family::of(check.address()));
             if check.is_due(now) {
                 let sequence = check.send(now, pace);
                 pings.push(Ping {
@@ -102,8 +108,29 @@ impl Checker {
                 });
             }
             self.agenda.insert((check.wake(), id));
+            if let Some(family) = silent {
+                self.ask_others(family, now);
+            }
         }
         pings
+    }
+
+    /// Asks some other clusters now, whose replies come by way of the gateway that answers no more: whether it is dead, or
+    /// only silent.
+    fn ask_others(&mut self, family: Family, now: Time) {
+        let others = self.ids.iter().filter(|(target, id)| {
+            let check = self.checks.get(*id);
+            let of_family = target.way == Way::Cluster && target.family == family;
+            of_family && check.is_some_and(Check::is_connected)
+        });
+        let ids: Vec<u32> = others.map(|(_, id)| *id).take(ASKED).collect();
+        for id in ids {
+            if let Some(check) = self.checks.get_mut(&id) {
+                self.agenda.remove(&(check.wake(), id));
+                check.ask(now);
+                self.agenda.insert((check.wake(), id));
+            }
+        }
     }
 
     /// When [`Checker::due`] has something to do.

@@ -211,6 +211,42 @@ fn what_tests_this_node_is_asked_again_soon_when_a_ping_is_lost_and_seldom_while
 }
 
 #[test]
+fn when_the_own_gateway_falls_silent_some_other_clusters_are_asked_at_once() {
+    let own = Target {
+        source: Some("240.0.0.2".parse().unwrap()),
+        way: Way::Tunnel,
+        ..remote("east", "240.0.0.1")
+    };
+    let others: Vec<Target> = (1..=5)
+        .map(|n| remote(&format!("c{n}"), &format!("10.{n}.1.1")))
+        .collect();
+    let away = others[0].clone();
+    let v6 = remote("west", "fd10::1");
+    let mut targets = others.clone();
+    targets.extend([own.clone(), v6]);
+    let mut c = checker(MINUTE, &targets);
+    let quick = Duration::from_millis(1);
+    let all = |_, ping: &Ping| (ping.to != away.address).then_some(quick);
+    run(&mut c, ms(45_000), all);
+    assert_eq!(report(&c, &own).silent, None);
+    c.take_changed();
+    let silent = |at, ping: &Ping| all(at, ping).filter(|_| ping.to != own.address);
+    let sent = run(&mut c, ms(55_000), silent);
+    let mut pings = sent.iter().filter(|(_, p)| p.to == own.address);
+    let first = pings.next().unwrap().0;
+    assert_eq!(report(&c, &own).status, Error);
+    assert_eq!(report(&c, &own).silent, Some(first));
+    // Those that answer, of its family, and not all of them; what they say is told.
+    let expected: Vec<IpAddr> = others[1..4].iter().map(|t| t.address).collect();
+    let mut asked: Vec<IpAddr> = sent.iter().map(|(_, ping)| ping.to).collect();
+    asked.retain(|ip| *ip != own.address && *ip != away.address);
+    assert_eq!(asked, expected);
+    let c2 = report(&c, &others[1]);
+    assert!(c2.answered > report(&c, &own).silent);
+    assert!(c.take_changed());
+}
+
+#[test]
 fn a_reply_that_is_slower_than_the_interval_counts() {
     let mut c = checker(SECOND, &[west()]);
     run(&mut c, ms(120_000), always(Duration::from_millis(12_500)));

@@ -90,17 +90,21 @@ struct Seen<'a> {
     cni: Option<(&'a Target, &'a Report)>,
     /// Another cluster answers: its answer came the whole way.
     cluster: bool,
+    /// When the newest ping that another cluster answered was sent.
+    answered: Option<Time>,
 }
 
 impl<'a> Seen<'a> {
     fn of(results: &'a Results, family: Family) -> Self {
         let of_family = || results.iter().filter(move |(t, _)| t.family == family);
+        let clusters = || of_family().filter(|(t, r)| t.way == Way::Cluster && up(r) == Some(true));
         let by = |way| of_family().find(|(target, _)| target.way == way);
         Self {
             tunnel: by(Way::Tunnel),
             round: by(Way::Round),
             cni: by(Way::Cni),
-            cluster: of_family().any(|(t, r)| t.way == Way::Cluster && up(r) == Some(true)),
+            cluster: clusters().next().is_some(),
+            answered: clusters().filter_map(|(_, report)| report.answered).max(),
         }
     }
 
@@ -110,6 +114,13 @@ impl<'a> Seen<'a> {
         let all = [self.tunnel, self.round, self.cni].into_iter().flatten();
         if self.cluster && all.map(|(_, report)| report.received).sum::<u64>() == 0 {
             // It answers no pings at all, and what they would tell is known.
+            return None;
+        }
+        let dead = [self.tunnel, self.round].into_iter().flatten();
+        let silent = dead.filter(|(_, report)| up(report) == Some(false));
+        let silent = silent.filter_map(|(_, report)| report.silent).max();
+        if silent.is_some() && self.answered > silent {
+            // Since it fell silent, a ping went the whole way: it lets no more ICMP in.
             return None;
         }
         match (self.round.map(|(_, report)| up(report)), tunnel) {

@@ -34,6 +34,8 @@ fn hear(s: &mut State, status: ConnectionStatus, message: &str) {
         }),
         sent: 9,
         received: 3,
+        answered: None,
+        silent: None,
     };
     let targets = s.plan().health.into_iter();
     let results = targets.map(|t| (t, report.clone())).collect();

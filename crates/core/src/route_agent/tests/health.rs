@@ -49,6 +49,8 @@ fn report(status: ConnectionStatus, message: &str) -> Report {
         }),
         sent: 9,
         received: 1,
+        answered: None,
+        silent: None,
     }
 }
 

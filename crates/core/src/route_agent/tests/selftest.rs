@@ -49,6 +49,8 @@ fn report(status: ConnectionStatus) -> Report {
         rtt: None,
         sent: 9,
         received: u64::from(status != Connecting),
+        answered: None,
+        silent: None,
     }
 }
 
@@ -299,6 +301,45 @@ fn a_gateway_that_never_answers_pings_is_not_dead_while_another_cluster_answers_
             wanted,
             "{received} {status:?}"
         );
+    }
+}
+
+#[test]
+fn a_gateway_that_stops_to_answer_is_not_dead_if_another_cluster_answers_through_it_since() {
+    let west = Target {
+        endpoint: "west-cable".into(),
+        family: Family::V4,
+        cluster: "west".parse().unwrap(),
+        address: "10.2.1.1".parse().unwrap(),
+        source: None,
+        way: Way::Cluster,
+    };
+    // Silent since 5 s and 6 s: what was sent in between may have been lost with the second.
+    for (answered, status, wanted) in [
+        (None, Connected, Some("GatewayUnreachable")),
+        (Some(4_000), Connected, Some("GatewayUnreachable")),
+        (Some(5_500), Connected, Some("GatewayUnreachable")),
+        (Some(6_001), Connected, None),
+        (Some(6_001), Error, Some("GatewayUnreachable")),
+    ] {
+        let mut s = worker();
+        let own = own(&s).into_values().map(|t| {
+            let since = if t.way == Way::Round { 6_000 } else { 5_000 };
+            let silent = Report {
+                silent: Some(at(since)),
+                ..report(Error)
+            };
+            (t, silent)
+        });
+        let other = Report {
+            answered: answered.map(at),
+            ..report(status)
+        };
+        let results = own.chain([(west.clone(), other)]).collect();
+        s.apply(Input::Health(results), at(9_000));
+        s.apply(Input::Tick, at(12_000));
+        let told = said(&s).first().map(|s| s.0);
+        assert_eq!(told, wanted, "{answered:?} {status:?}");
     }
 }
 
