@@ -70,7 +70,7 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
             Input::Health,
         )
         .context("a thread for pings")?,
-        status: status::start(client, metrics.clone()),
+        status: status::start(client, configuration.verify, metrics.clone()),
         flows: flows::start(metrics.clone()),
         leftovers,
         told: Told::default(),

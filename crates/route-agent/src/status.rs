@@ -18,14 +18,21 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// The least time between two writes, for each remote cluster that the object tells of: with many it is large, and changes that
 /// come together are one write.
 const GAP: Duration = Duration::from_micros(500);
-/// When it is looked at again though nothing changed: somebody may have removed it.
-const VERIFY: Duration = Duration::from_secs(60);
 
-/// Writes the newest object that was sent, until it is written.
-pub(crate) fn start(client: Client, metrics: Metrics) -> watch::Sender<Option<Account>> {
+/// Writes the newest object that was sent, until it is written. Every `verify` it is looked at though nothing changed: somebody
+/// may have removed it.
+pub(crate) fn start(
+    client: Client,
+    verify: Duration,
+    metrics: Metrics,
+) -> watch::Sender<Option<Account>> {
     let (sender, mut receiver) = watch::channel::<Option<Account>>(None);
     tokio::spawn(async move {
-        let mut since = None;
+        let mut writer = Writer {
+            client,
+            since: None,
+            pruned: None,
+        };
         let mut pause = Duration::ZERO;
         let mut told = false;
         loop {
@@ -36,8 +43,11 @@ pub(crate) fn start(client: Client, metrics: Metrics) -> watch::Sender<Option<Ac
                 account.object()
             });
             if let Some(object) = wanted {
-                match write(&client, object, &mut since).await {
-                    Ok(()) => {
+                match writer.write(object).await {
+                    Ok(written) => {
+                        if written {
+                            metrics.changed("status", 1);
+                        }
                         pause = Duration::ZERO;
                         told = false;
                     }
@@ -53,7 +63,7 @@ pub(crate) fn start(client: Client, metrics: Metrics) -> watch::Sender<Option<Ac
             }
             if pause.is_zero() {
                 sleep(gap).await;
-                match timeout_at(Instant::now() + VERIFY, receiver.changed()).await {
+                match timeout_at(Instant::now() + verify, receiver.changed()).await {
                     Ok(Ok(())) | Err(_) => {}
                     Ok(Err(_)) => return,
                 }
@@ -68,26 +78,42 @@ pub(crate) fn start(client: Client, metrics: Metrics) -> watch::Sender<Option<Ac
 /// Since when each condition holds.
 type Since = BTreeMap<String, String>;
 
-/// Writes the object; what a predecessor said of a condition that still holds goes on.
-async fn write(
-    client: &Client,
-    mut object: Object,
-    since: &mut Option<Since>,
-) -> Result<(), WriteError> {
-    let before = match since.take() {
-        Some(before) => before,
-        None => match get(client, &object.key).await? {
-            Some(there) => told(&there),
-            None => Since::new(),
-        },
-    };
-    let now = Timestamp::now()
-        .round(k8s_openapi::jiff::Unit::Second)
-        .unwrap_or_default()
-        .to_string();
-    *since = Some(stamp(&mut object, &before, &now));
-    put(client, &object, Annotations::KeepForeign).await?;
-    Ok(())
+struct Writer {
+    client: Client,
+    since: Option<Since>,
+    /// What was wanted and what the server made of it, where that differs: its definition of the resource may lack fields, such
+    /// as `conditions`, and would lack them after each further write.
+    pruned: Option<(Object, Object)>,
+}
+
+impl Writer {
+    /// Makes the object on the server what it should be; whether anything was written. What a predecessor said of a
+    /// condition that still holds goes on.
+    async fn write(&mut self, mut object: Object) -> Result<bool, WriteError> {
+        let before = match self.since.take() {
+            Some(before) => before,
+            None => match get(&self.client, &object.key).await? {
+                Some(there) => told(&there),
+                None => Since::new(),
+            },
+        };
+        let now = Timestamp::now()
+            .round(k8s_openapi::jiff::Unit::Second)
+            .unwrap_or_default()
+            .to_string();
+        self.since = Some(stamp(&mut object, &before, &now));
+        if let Some((wanted, stored)) = &self.pruned
+            && wanted.same(&object)
+        {
+            let there = get(&self.client, &object.key).await?;
+            if there.is_some_and(|there| there.same(stored)) {
+                return Ok(false);
+            }
+        }
+        let put = put(&self.client, &object, Annotations::KeepForeign).await?;
+        self.pruned = (!put.stored.same(&object)).then_some((object, put.stored));
+        Ok(put.written)
+    }
 }
 
 fn told(object: &Object) -> Since {
