@@ -10,6 +10,7 @@ pub mod health;
 pub mod local;
 pub mod machine;
 pub mod net;
+pub mod notes;
 pub mod object;
 pub mod remote;
 pub mod route_agent;

@@ -1,8 +1,6 @@
 //! Kubernetes Events about this node, for `kubectl describe node`: one when a condition begins, when its severity changes, and
 //! when it ends. Nothing waits for them, and no failure to write one matters to anything else.
 
-mod book;
-
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
@@ -10,9 +8,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, PostParams};
 use kube::{Client, Error};
+use strait_core::Time as Moment;
+use strait_core::notes::{Book, Note};
 use tokio::time::{sleep, sleep_until};
 
-use self::book::{Book, Note};
 use crate::kube::describe;
 use crate::objects::MANAGER;
 use crate::{Metrics, Readiness};
@@ -39,11 +38,12 @@ pub fn start(client: Client, readiness: &Readiness, metrics: Metrics, reporter: 
     tokio::spawn(async move {
         sleep(STARTING).await;
         let api: Api<Event> = Api::namespaced(client, NAMESPACE);
+        let begun = Instant::now();
         let mut book = Book::default();
         let mut told = false;
         loop {
             let conditions = known.borrow_and_update().conditions.clone();
-            let (notes, wake) = book.due(Instant::now(), &conditions);
+            let (notes, wake) = book.due(Moment(begun.elapsed()), &conditions);
             for note in &notes {
                 match write(&api, &reporter, note).await {
                     Ok(()) => told = false,
@@ -59,7 +59,7 @@ pub fn start(client: Client, readiness: &Readiness, metrics: Metrics, reporter: 
             }
             let waiting = async {
                 match wake {
-                    Some(wake) => sleep_until(wake.into()).await,
+                    Some(Moment(at)) => sleep_until((begun + at).into()).await,
                     None => std::future::pending().await,
                 }
             };

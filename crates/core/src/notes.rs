@@ -1,11 +1,9 @@
-//! What to tell of conditions, and when: pure, with the time as an argument.
+//! What to tell of conditions as they come and go, and when: as Kubernetes Events.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use strait_core::Severity;
-
-use crate::readiness::Conditions;
+use crate::{Holding, Severity, Time};
 
 /// The least time between two notes about one condition; it doubles with each …
 const SHORTEST: Duration = Duration::from_secs(1);
@@ -18,18 +16,18 @@ const LONGEST_MESSAGE: usize = 1024;
 
 /// Something to tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Note {
+pub struct Note {
     /// The condition's name.
-    pub(super) reason: &'static str,
+    pub reason: &'static str,
     /// Whether it holds; otherwise it has ended.
-    pub(super) holds: bool,
+    pub holds: bool,
     /// For people, at most 1024 bytes.
-    pub(super) message: String,
+    pub message: String,
 }
 
 /// What was told.
 #[derive(Debug, Default)]
-pub(super) struct Book {
+pub struct Book {
     told: BTreeMap<&'static str, Told>,
     paces: BTreeMap<&'static str, Pace>,
 }
@@ -38,25 +36,25 @@ pub(super) struct Book {
 struct Told {
     severity: Severity,
     message: String,
-    since: Instant,
+    since: Time,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Pace {
-    last: Instant,
+    last: Time,
     gap: Duration,
 }
 
 impl Book {
     /// What is to be told now that these conditions hold, and when to ask again though nothing changes. What came and
     /// went between two times is not told.
-    pub(super) fn due(
+    pub fn due(
         &mut self,
-        now: Instant,
-        holding: &Conditions,
-    ) -> (Vec<Note>, Option<Instant>) {
+        now: Time,
+        holding: &BTreeMap<&'static str, Holding>,
+    ) -> (Vec<Note>, Option<Time>) {
         let mut notes = Vec::new();
-        let mut wake: Option<Instant> = None;
+        let mut wake: Option<Time> = None;
         let mut names: Vec<&'static str> =
             self.told.keys().chain(holding.keys()).copied().collect();
         names.sort_unstable();
@@ -86,7 +84,7 @@ impl Book {
                 },
                 (None, Some(before)) => format!(
                     "over after {} s; it was: {}",
-                    now.saturating_duration_since(before.since).as_secs(),
+                    now.0.saturating_sub(before.since.0).as_secs(),
                     before.message
                 ),
                 (None, None) => continue,
@@ -108,7 +106,7 @@ impl Book {
         (notes, wake)
     }
 
-    fn pace(&mut self, name: &'static str, now: Instant) {
+    fn pace(&mut self, name: &'static str, now: Time) {
         let gap = match self.paces.get(name) {
             Some(pace) if now < pace.last + QUIET => (pace.gap * 2).min(LONGEST),
             Some(_) | None => SHORTEST,
@@ -129,11 +127,9 @@ fn cut(mut message: String) -> String {
 
 #[cfg(test)]
 mod tests {
-    use strait_core::Holding;
-
     use super::*;
 
-    fn holding(all: &[(&'static str, Severity, &str)]) -> Conditions {
+    fn holding(all: &[(&'static str, Severity, &str)]) -> BTreeMap<&'static str, Holding> {
         all.iter()
             .map(|(name, severity, message)| {
                 let (severity, message) = (*severity, (*message).to_owned());
@@ -148,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_condition_is_told_when_it_begins_when_its_severity_changes_and_when_it_ends() {
-        let (mut book, t) = (Book::default(), Instant::now());
+        let (mut book, t) = (Book::default(), Time::default());
         let mut tell = |at: u64, all: &[(&'static str, Severity, &str)]| {
             let (notes, _) = book.due(t + seconds(at), &holding(all));
             let told = notes.into_iter().map(|n| (n.reason, n.holds, n.message));
@@ -175,7 +171,7 @@ mod tests {
 
     #[test]
     fn one_that_flaps_is_told_ever_more_seldom_and_the_truth_at_last() {
-        let (mut book, t) = (Book::default(), Instant::now());
+        let (mut book, t) = (Book::default(), Time::default());
         let on = holding(&[("A", Severity::Degraded, "x")]);
         let off = holding(&[]);
         let mut told = Vec::new();
