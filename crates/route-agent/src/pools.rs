@@ -1,10 +1,10 @@
 //! Calico's IPPools: watched and written while they are this node's to keep.
 
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use kube::Client;
 use strait_api::{IpPool, Kind};
 use strait_core::route_agent::Input;
-use strait_core::{Entry, ObjectChange};
+use strait_core::{Entry, Event, ObjectChange};
 use strait_daemon::Metrics;
 use strait_daemon::objects::{Annotations, events_where_served};
 use strait_daemon::writer::{self, Report};
@@ -48,11 +48,16 @@ pub(crate) fn start(client: &Client, inputs: &mpsc::Sender<Input>, metrics: Metr
     }
 }
 
+/// All pools of the cluster, where its server knows of any.
+pub(crate) fn events(client: &Client) -> impl Stream<Item = Event<Entry<IpPool>>> + use<> {
+    events_where_served(client, Kind::IpPool, |object| {
+        Ok(Entry::read(object, IpPool::parse))
+    })
+}
+
 async fn follow(client: Client, mut kept: watch::Receiver<bool>, inputs: mpsc::Sender<Input>) {
     while kept.wait_for(|kept| *kept).await.is_ok() {
-        let mut events = std::pin::pin!(events_where_served(&client, Kind::IpPool, |object| {
-            Ok(Entry::read(object, IpPool::parse))
-        }));
+        let mut events = std::pin::pin!(events(&client));
         loop {
             let event = tokio::select! {
                 event = events.next() => event,

@@ -5,16 +5,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::{Arg, ArgMatches, Command, value_parser};
+use futures::StreamExt;
 use serde::Serialize;
+use strait_core::route_agent::leftovers::{Leftover, names};
 use strait_core::route_agent::{Input, Plan, State, owner};
-use strait_core::{Machine, Time};
+use strait_core::{Machine, ObjectChange, Time};
 use strait_daemon::kube::cluster_client;
 use strait_daemon::settings::command as settings_command;
 use strait_host::Difference;
 use strait_kernel::{Kernel, Reconciler};
 
-use crate::inputs;
 use crate::settings::{Configuration, TABLE};
+use crate::{inputs, pools};
 
 /// The command line of `strait plan`.
 #[must_use]
@@ -82,31 +84,63 @@ pub async fn plan(matches: &ArgMatches) -> anyhow::Result<()> {
 /// # Errors
 /// Wrong settings, an unreadable kernel, or lists that do not come in time.
 pub async fn diff(matches: &ArgMatches) -> anyhow::Result<bool> {
-    let (_, difference) = look(matches).await?;
-    let differs = !difference.changes.is_empty() || !difference.conflicts.is_empty();
+    let (plan, host) = look(matches).await?;
+    let difference = Everything {
+        host,
+        pools: plan.pools,
+        leftovers: plan.leftovers,
+    };
     if matches
         .get_one::<String>("output")
         .is_some_and(|o| o == "json")
     {
         print(&json(&difference)?)?;
-        return Ok(differs);
+    } else {
+        print(&difference.text()?)?;
     }
-    let mut text = String::new();
-    for conflict in &difference.conflicts {
-        text.push_str(&format!("conflict  {conflict}\n"));
+    Ok(!difference.is_empty())
+}
+
+/// All that would change.
+#[derive(Serialize)]
+struct Everything {
+    #[serde(flatten)]
+    host: Difference,
+    /// Of Calico's IPPools.
+    pools: Vec<ObjectChange>,
+    /// What Submariner's route agent left and would go.
+    leftovers: Vec<Leftover>,
+}
+
+impl Everything {
+    fn is_empty(&self) -> bool {
+        self.host.changes.is_empty()
+            && self.host.conflicts.is_empty()
+            && self.pools.is_empty()
+            && self.leftovers.is_empty()
     }
-    for change in &difference.changes {
-        text.push_str(&format!(
-            "{:<9} {}\n",
-            change.object(),
-            serde_json::to_string(change)?
-        ));
+
+    /// A line for each, as it would be done in this order.
+    fn text(&self) -> serde_json::Result<String> {
+        let mut lines: Vec<(&str, String)> = Vec::new();
+        let conflicts = self.host.conflicts.iter();
+        lines.extend(conflicts.map(|conflict| ("conflict", conflict.to_string())));
+        for change in &self.host.changes {
+            lines.push((change.object(), serde_json::to_string(change)?));
+        }
+        for change in &self.pools {
+            lines.push(("ippool", serde_json::to_string(change)?));
+        }
+        let leftovers = self.leftovers.iter();
+        lines.extend(leftovers.map(|what| ("leftover", what.to_string())));
+        if lines.is_empty() {
+            return Ok("nothing to change\n".to_owned());
+        }
+        let lines = lines
+            .iter()
+            .map(|(object, what)| format!("{object:<9} {what}\n"));
+        Ok(lines.collect())
     }
-    if !differs {
-        text.push_str("nothing to change\n");
-    }
-    print(&text)?;
-    Ok(differs)
 }
 
 async fn look(matches: &ArgMatches) -> anyhow::Result<(Plan, Difference)> {
@@ -117,12 +151,26 @@ async fn look(matches: &ArgMatches) -> anyhow::Result<(Plan, Difference)> {
     let begun = Instant::now();
     let (_, mut inputs) = inputs::start(&client, &configuration.core);
     let mut state = State::new(configuration.core);
-    let mut reconciler = Reconciler::new(Kernel::connect().await.context("netlink")?, owner());
+    let mut kernel = Kernel::connect().await.context("netlink")?;
+    match kernel.leftovers(&names()).await {
+        Ok(found) => state.apply(Input::Leftovers(found), Time(begun.elapsed())),
+        Err(error) => tracing::warn!(%error, "what Submariner left can't be seen"),
+    }
+    let mut reconciler = Reconciler::new(kernel, owner());
     let host = reconciler.observe().await.context("the kernel's state")?;
     state.apply(Input::Host(host), Time(begun.elapsed()));
     let timeout = Duration::from_secs(matches.get_one("timeout").copied().unwrap_or(10));
+    let mut pools_asked = false;
     loop {
         let plan = state.plan();
+        if plan.keeps_pools && !pools_asked {
+            pools_asked = true;
+            let mut pools = std::pin::pin!(pools::events(&client));
+            let left = timeout.saturating_sub(begun.elapsed());
+            let first = tokio::time::timeout(left, pools.next()).await;
+            state.apply(Input::Pools(first.ok().flatten()), Time(begun.elapsed()));
+            continue;
+        }
         if plan.account.is_some() {
             let difference = reconciler.pending(&plan.wanted).unwrap_or_default();
             return Ok((plan, difference));

@@ -14,7 +14,7 @@ mod upstream;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{binary, joined};
+use common::{binary, joined, show};
 use serde_json::{Value, json};
 use strait_lab::{Families, Family, Lab, Options, Probe, Role};
 use upstream::{Side, V4, V6, device, leftovers, others, shell};
@@ -388,6 +388,29 @@ fn without_the_wish_leftovers_and_another_agent_at_work_are_named_and_nothing_is
             Some(format!("no '{missing}' in '{said}'"))
         });
     }
+    assert_eq!(leftovers(&lab, at), before);
+    // What would go, if it were wished, can be seen.
+    let (text, code) = show(&lab, at, &["diff"]);
+    assert_eq!((text.as_str(), code), ("nothing to change\n", Some(0)));
+    let adopt = |command| show(&lab, at, &[command, "--adopt", "--output", "json"]).0;
+    let json = |text: String| serde_json::from_str::<Value>(&text).expect("JSON");
+    let (text, code) = show(&lab, at, &["diff", "--adopt"]);
+    assert_eq!(code, Some(1), "{text}");
+    for line in [
+        "leftover  IPv4 rule 150 to table 150\n",
+        "leftover  chain SUBMARINER-POSTROUTING of iptables-nft -t nat with the jumps to it\n",
+        "leftover  nftables table ip submariner-ipv4\n",
+        "leftover  ipset SUBMARINER-REMOTECIDRS\n",
+    ] {
+        assert!(text.contains(line), "no '{line}' in {text}");
+    }
+    let diff = json(adopt("diff"));
+    assert_eq!(
+        diff["leftovers"].as_array().expect("a list").len(),
+        text.lines().count(),
+        "{diff:#}"
+    );
+    assert_eq!(json(adopt("plan"))["leftovers"], diff["leftovers"]);
     assert_eq!(leftovers(&lab, at), before);
     for from in ["east-2-a", "east-2"] {
         let probe = Probe::tcp(from, "west-2-a");

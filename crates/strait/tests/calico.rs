@@ -8,7 +8,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use common::{binary, conditions, joined};
+use common::{binary, conditions, joined, show};
 use serde_json::{Value, json};
 use strait_lab::{Lab, Options, Role};
 
@@ -232,6 +232,29 @@ fn remote_subnets_have_pools_that_follow_them_and_go_with_them_once_calico_is_th
         (&left["natOutgoing"], &left["cidr"]),
         (&json!(true), &json!("10.101.0.0/16"))
     );
+
+    // What an agent would do about pools can be seen beforehand.
+    lab.kill("east-1", Role::RouteAgent).expect("it ends");
+    let nothing = ("nothing to change\n".to_owned(), Some(0));
+    assert_eq!(show(&lab, "east-1", &["diff"]), nothing);
+    let object = format!("{POOLS}/{pods}");
+    api(&lab, "east", "DELETE", &object, &Value::Null);
+    let (text, code) = show(&lab, "east-1", &["diff"]);
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!((lines.len(), code), (1, Some(1)), "{text}");
+    assert!(
+        lines[0].starts_with("ippool    {\"put\":") && text.contains(pods),
+        "{text}"
+    );
+    let (json, _) = show(&lab, "east-1", &["diff", "--output", "json"]);
+    let json: Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(json["pools"][0]["put"]["key"]["name"], *pods, "{json:#}");
+    let (plan, _) = show(&lab, "east-1", &["plan"]);
+    let plan: Value = serde_json::from_str(&plan).expect("JSON");
+    assert_eq!(plan["pools"], json["pools"]);
+    assert_eq!(show(&lab, "east-2", &["diff"]), nothing);
+    lab.restart("east-1", Role::RouteAgent).expect("it starts");
+    until(&lab, PATIENCE, &all(&[]));
 
     // Uninstalling takes ours alone.
     lab.kill("east-1", Role::RouteAgent).expect("it ends");

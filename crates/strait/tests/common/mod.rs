@@ -70,3 +70,20 @@ pub(crate) fn conditions(lab: &Lab, node: &str) -> Vec<String> {
         .unwrap_or_else(|| panic!("the route agent of {node} does not answer"));
     readiness.degraded.into_keys().collect()
 }
+
+/// What `strait plan` or `strait diff` prints on a node of cluster east, and the status with which it ends.
+pub(crate) fn show(lab: &Lab, node: &str, command: &[&str]) -> (String, Option<i32>) {
+    let mut words = vec![binary().to_str().expect("a path")];
+    words.extend(command);
+    words.extend(["--node-name", node, "--submariner-clusterid", "east"]);
+    words.extend(["--submariner-clustercidr", "10.101.0.0/16"]);
+    words.extend(["--submariner-servicecidr", "10.151.0.0/16"]);
+    // As it is seen inside the lab.
+    let kubeconfig = "/run/strait-lab/control-east/admin.kubeconfig";
+    words.extend(["--kubeconfig", kubeconfig]);
+    let output = lab.command(node, words).output().expect("it runs");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(!text.is_empty(), "{command:?}: {errors}");
+    (text, output.status.code())
+}
