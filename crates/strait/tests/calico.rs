@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 
 use common::{binary, conditions, joined, show};
 use serde_json::{Value, json};
-use strait_lab::{Lab, Options, Role};
+use strait_lab::{Lab, Options, Probe, Role};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// A kind that the server does not know is looked for every 30 s.
 const LOOKED_FOR: Duration = Duration::from_secs(45);
 const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const POOLS: &str = "/apis/projectcalico.org/v3/ippools";
+const ENDPOINTS: &str = "/apis/submariner.io/v1/namespaces/submariner-operator/endpoints";
 const BROKER: &str = "/apis/submariner.io/v1/namespaces/submariner-k8s-broker/endpoints";
 
 /// Calico's definition, as far as pools for remote subnets are concerned; like Calico's server it fills in what is left out.
@@ -282,4 +283,75 @@ fn remote_subnets_have_pools_that_follow_them_and_go_with_them_once_calico_is_th
     api(&lab, "east", "DELETE", &definition, &Value::Null);
     std::thread::sleep(Duration::from_secs(2));
     lab.wait_until_ready(PATIENCE, true).expect("no condition");
+}
+
+/// Names of pools with what tells whether they are the very same as before.
+fn identities(lab: &Lab) -> BTreeMap<String, Value> {
+    let same = |(name, pool): (String, Value)| (name, pool["metadata"]["uid"].clone());
+    pools(lab).into_iter().map(same).collect()
+}
+
+#[test]
+fn pools_go_on_when_the_gateway_moves_and_are_the_new_nodes_to_keep() {
+    let lab = joined(
+        "calico-moves",
+        Options {
+            nodes: 2,
+            ..Options::default()
+        },
+    );
+    api(&lab, "east", "POST", CRDS, &definition());
+    let (services, pods) = (
+        "submariner-west-10.152.0.0-16",
+        "submariner-west-10.102.0.0-16",
+    );
+    until(&lab, LOOKED_FOR, &[pods, services]);
+    let ways = ["east-1-a", "east-2-a", "east-2"].map(|from| Probe::tcp(from, "west-2-a"));
+    let north_pool = "submariner-north-10.60.0.0-16";
+    let north_path = format!("{BROKER}/north-cable");
+    let counts = || [written(&lab, "east-1"), written(&lab, "east-2")];
+    // What was written while Calico's server still filled in defaults may be written once more.
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(counts()[1], 0);
+    for (from, to, at) in [("east-1", "east-2", 1), ("east-2", "east-1", 0)] {
+        let (before, begin) = (identities(&lab), counts());
+        lab.kill(from, Role::Gateway).expect("it ends");
+        lab.restart(to, Role::Gateway).expect("it starts");
+        let host = |e: &Value| e["spec"]["hostname"] == *to && e["spec"]["cluster_id"] == "east";
+        let deadline = Instant::now() + PATIENCE;
+        let mut looks = 0;
+        loop {
+            assert_eq!(identities(&lab), before, "from {from} to {to}");
+            looks += 1;
+            let list = api(&lab, "east", "GET", ENDPOINTS, &Value::Null);
+            let moved = list["items"].as_array().expect("a list").iter().any(host);
+            if moved
+                && ways
+                    .iter()
+                    .all(|way| lab.probe(way).is_ok_and(|seen| seen.is_ok()))
+            {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{list:#}");
+        }
+        assert!(looks > 1);
+        assert_eq!(identities(&lab), before);
+        // The move itself writes nothing; what comes later, the new node writes, and the old one does not.
+        assert_eq!(counts(), begin);
+        api(&lab, "broker", "POST", BROKER, &north(&["10.60.0.0/16"]));
+        until(&lab, PATIENCE, &[north_pool, pods, services]);
+        api(
+            &lab,
+            "east",
+            "DELETE",
+            &format!("{POOLS}/{pods}"),
+            &Value::Null,
+        );
+        until(&lab, PATIENCE, &[north_pool, pods, services]);
+        api(&lab, "broker", "DELETE", &north_path, &Value::Null);
+        until(&lab, PATIENCE, &[pods, services]);
+        let end = counts();
+        assert!(end[at] >= begin[at] + 3, "{begin:?} {end:?}");
+        assert_eq!(end[1 - at], begin[1 - at]);
+    }
 }
