@@ -469,7 +469,7 @@ fn what_others_have_is_read_as_far_as_it_can_be_said() {
     assert_eq!(host.links["up1"].kind, LinkKind::Veth);
     assert_eq!(host.links["up1"].master.as_deref(), Some("br0"));
     assert_eq!(host.links["up1"].alias.as_deref(), Some("somebody"));
-    assert_eq!(host.links["tun0"].kind, LinkKind::Other("tun".to_owned()));
+    assert_eq!(host.links["tun0"].kind, LinkKind::Tun);
     assert_eq!(
         (host.links["tun0"].up, host.links["tun0"].mac),
         (false, None)
