@@ -192,7 +192,7 @@ pub(super) fn routing(host: &Host, families: &[FamilyView<'_>], wanted: &Wanted)
         return all;
     }
     let known = Known {
-        subnets: families.iter().flat_map(FamilyView::subnets).collect(),
+        subnets: families.iter().flat_map(|v| &v.subnets).copied().collect(),
         pods: families.iter().flat_map(|v| &v.pods).copied().collect(),
     };
     let wanted = wanted.routes.get().into_iter().flatten();
@@ -289,12 +289,12 @@ impl Memory {
             .filter(|r| matches!(r.kind, RouteKind::Unicast { .. }))
             .map(|r| r.dst)
             .collect();
-        let mut subnets = families.iter().flat_map(FamilyView::subnets);
+        let mut subnets = families.iter().flat_map(|v| &v.subnets);
         if self.found.is_none() {
             Some("the packet filters of this host have been read")
         } else if !has_gateway {
             Some("this cluster has a gateway")
-        } else if !subnets.all(|net| ways.contains(&net)) {
+        } else if !subnets.all(|net| ways.contains(net)) {
             Some("there is a way of ours to each remote cluster")
         } else if self.pause.is_some() {
             Some("nobody has put it there anew for 30 s")

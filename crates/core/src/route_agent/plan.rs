@@ -423,7 +423,7 @@ impl State {
             Some([source].into_iter().chain(vtep).collect())
         };
         FlowRules {
-            remote: families.iter().flat_map(FamilyView::subnets).collect(),
+            remote: families.iter().flat_map(|v| &v.subnets).copied().collect(),
             pods: self.settings.cluster_cidrs.clone(),
             host_v4: sources(Family::V4),
             host_v6: sources(Family::V6),

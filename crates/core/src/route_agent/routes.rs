@@ -113,7 +113,7 @@ pub(super) fn guard(table: u32, dst: IpNet) -> Route {
 pub(super) fn worker(view: &FamilyView<'_>) -> BTreeSet<Route> {
     // In order, so that the set of what may be thousands is built of all at once.
     let mut routes = Vec::new();
-    for dst in view.subnets() {
+    for dst in view.subnets.iter().copied() {
         if let (Some(gateway), Some(_)) = (&view.gateway, &view.underlay) {
             let via = vtep::Vxlan::Nodes.inner(gateway.outer);
             let metric = default_metric(view.family);
@@ -160,7 +160,7 @@ pub(super) fn gateway(view: &FamilyView<'_>, host: &Host, cable: &Cable<'_>) -> 
             .chain(&endpoint.public_ips)
             .copied()
             .collect();
-        for dst in &remote.subnets {
+        for dst in remote.subnets {
             routes.insert(guard(table, *dst));
             // The cable itself must not go through the cable.
             for outer in outers.iter().filter(|ip| dst.contains(*ip)) {
