@@ -174,7 +174,7 @@ impl State {
         let mut addresses = BTreeSet::new();
         let mut neighbours = BTreeSet::new();
         let mut fdb = BTreeSet::new();
-        let mut wanted_routes = BTreeSet::new();
+        let mut wanted_routes = Vec::new();
         let mut rules = BTreeSet::new();
         let mut sysctls = BTreeMap::new();
         let mut loose = BTreeSet::new();
@@ -206,7 +206,7 @@ impl State {
                     wanted_routes.extend(routes::gateway(view, host, &cable));
                     rules.insert(routes::gateway_rule(view.family, &cable));
                 }
-                Role::Worker | Role::NoGateway => wanted_routes.append(&mut routes::worker(view)),
+                Role::Worker | Role::NoGateway => wanted_routes.extend(routes::worker(view)),
             }
             if view.family == Family::V4 {
                 let (links, cable) = self.loose_links(host, view);
@@ -261,7 +261,7 @@ impl State {
                 &self.accept_ways(&variables),
             )),
             nft: Owned::Set(BTreeMap::from([(table(), nft)])),
-            routes: Owned::Set(wanted_routes),
+            routes: Owned::Set(wanted_routes.into_iter().collect()),
             rules: Owned::Set(rules),
             sysctls,
             loose_reverse_path: loose,

@@ -110,9 +110,9 @@ pub(super) fn guard(table: u32, dst: IpNet) -> Route {
 }
 
 /// A worker's routes: by way of the gateway. No source is named: the kernel would delete the route with that address.
-pub(super) fn worker(view: &FamilyView<'_>) -> BTreeSet<Route> {
-    // In order, so that the set of what may be thousands is built of all at once.
-    let mut routes = Vec::new();
+/// In order, so that a set of what may be thousands is quickly built of all at once.
+pub(super) fn worker(view: &FamilyView<'_>) -> Vec<Route> {
+    let mut routes = Vec::with_capacity(view.subnets.len() * 2);
     for dst in view.subnets.iter().copied() {
         if let (Some(gateway), Some(_)) = (&view.gateway, &view.underlay) {
             let via = vtep::Vxlan::Nodes.inner(gateway.outer);
@@ -122,7 +122,7 @@ pub(super) fn worker(view: &FamilyView<'_>) -> BTreeSet<Route> {
         }
         routes.push(guard(TABLE_MAIN, dst));
     }
-    routes.into_iter().collect()
+    routes
 }
 
 /// The cable of this node, where it is the gateway.
