@@ -17,8 +17,8 @@ const REST: Duration = Duration::from_millis(900);
 /// Seconds of a day.
 const DAY: f64 = 86_400.0;
 
-/// One more Endpoint comes and goes so many times; milliseconds of each, first those of its coming.
-pub(super) fn further(lab: &Lab, runs: u32) -> Result<[Vec<f64>; 2]> {
+/// One more Endpoint comes, and goes again, so many times; milliseconds of each event.
+pub(super) fn further(lab: &Lab, runs: u32) -> Result<Vec<f64>> {
     let server = lab.topology().cluster("east")?.api_server();
     let filter = format!(
         "src host {} and src port {} and tcp[tcpflags] & tcp-push != 0",
@@ -29,11 +29,13 @@ pub(super) fn further(lab: &Lab, runs: u32) -> Result<[Vec<f64>; 2]> {
     let packets = Monitor::start(lab, NODE, &[&capture[..], &[&filter]].concat())?;
     let routes = Monitor::start(lab, NODE, &["ip", "-tshort", "monitor", "route"])?;
     let subnets = subnets(MANY);
-    let (mut coming, mut going) = (Vec::new(), Vec::new());
+    let mut samples = Vec::new();
+    // What was measured before may have left it something to write.
+    std::thread::sleep(REST * 3);
     for _ in 0..runs {
-        for (samples, change, deleted) in [
-            (&mut coming, create as fn(&Lab, u32) -> Result<()>, false),
-            (&mut going, remove, true),
+        for (change, deleted) in [
+            (create as fn(&Lab, u32) -> Result<()>, false),
+            (remove, true),
         ] {
             std::thread::sleep(REST);
             packets.skip();
@@ -45,7 +47,7 @@ pub(super) fn further(lab: &Lab, runs: u32) -> Result<[Vec<f64>; 2]> {
             samples.push((end - start).rem_euclid(DAY) * 1000.0);
         }
     }
-    Ok([coming, going])
+    Ok(samples)
 }
 
 /// When the last was announced of what belongs to these subnets: to each its route by way of the gateway, and what stands under that.
