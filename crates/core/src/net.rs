@@ -3,13 +3,49 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::Serialize;
 use strait_api::vtep::Vxlan;
 use strait_host::Family;
 
 /// Whether two prefixes share an address.
 #[must_use]
 pub fn overlap(a: &IpNet, b: &IpNet) -> bool {
-    a.contains(&b.network()) || b.contains(&a.network())
+    let shorter = u32::from(a.prefix_len().min(b.prefix_len()));
+    match (a, b) {
+        (IpNet::V4(a), IpNet::V4(b)) => {
+            (a.addr().to_bits() ^ b.addr().to_bits()).leading_zeros() >= shorter
+        }
+        (IpNet::V6(a), IpNet::V6(b)) => {
+            (a.addr().to_bits() ^ b.addr().to_bits()).leading_zeros() >= shorter
+        }
+        (IpNet::V4(_), IpNet::V6(_)) | (IpNet::V6(_), IpNet::V4(_)) => false,
+    }
+}
+
+/// Prefixes among which an address is found quickly, though they are thousands: in order, none inside another.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Prefixes(Vec<IpNet>);
+
+impl FromIterator<IpNet> for Prefixes {
+    /// What is inside another is left out.
+    fn from_iter<I: IntoIterator<Item = IpNet>>(nets: I) -> Self {
+        let mut nets: Vec<IpNet> = nets.into_iter().map(|net| net.trunc()).collect();
+        // In order, what holds others comes right before them.
+        nets.sort_unstable();
+        nets.dedup_by(|net, before| before.contains(&*net));
+        Self(nets)
+    }
+}
+
+impl Prefixes {
+    /// Whether an address is in one of them.
+    #[must_use]
+    pub fn contains(&self, ip: &IpAddr) -> bool {
+        let after = self.0.partition_point(|net| net.addr() <= *ip);
+        let last = after.checked_sub(1).and_then(|at| self.0.get(at));
+        last.is_some_and(|net| net.contains(ip))
+    }
 }
 
 /// Why a prefix can't be a remote subnet, whoever announces it; `None` if it can.
@@ -74,4 +110,38 @@ pub fn of_family(nets: &[IpNet], family: Family) -> impl Iterator<Item = &IpNet>
 #[must_use]
 pub fn ip_of(ips: &[IpAddr], family: Family) -> Option<IpAddr> {
     ips.iter().copied().find(|ip| Family::of(*ip) == family)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Few addresses, so that prefixes overlap.
+    fn net() -> impl Strategy<Value = IpNet> {
+        let v4 = (0u8..4, 0u8..4, 0u8..=32)
+            .prop_map(|(a, b, len)| IpNet::new([a, 0, 0, b].into(), len).unwrap());
+        let v6 = (0u16..4, 0u16..4, 0u8..=128)
+            .prop_map(|(a, b, len)| IpNet::new([a, 0, 0, 0, 0, 0, 0, b].into(), len).unwrap());
+        prop_oneof![v4, v6]
+    }
+
+    proptest! {
+        #[test]
+        fn prefixes_overlap_if_one_holds_where_the_other_begins(a in net(), b in net()) {
+            let holds = a.contains(&b.network()) || b.contains(&a.network());
+            prop_assert_eq!(overlap(&a, &b), holds);
+        }
+
+        #[test]
+        fn an_address_is_in_prefixes_if_it_is_in_one_of_them(
+            nets in proptest::collection::vec(net(), 0..20), asked in net(),
+        ) {
+            let all: Prefixes = nets.iter().copied().collect();
+            for ip in [asked.addr(), asked.broadcast()] {
+                prop_assert_eq!(all.contains(&ip), nets.iter().any(|net| net.contains(&ip)));
+            }
+        }
+    }
 }

@@ -17,7 +17,7 @@ use crate::net::{ip_of, never_remote, overlap};
 pub struct Remote<'a> {
     /// The Endpoint: the newest of its cluster.
     pub endpoint: &'a Endpoint,
-    /// Its subnets that can be reached: in order, each once.
+    /// Its subnets that can be reached: in order, IPv4 first, each once.
     pub subnets: Vec<IpNet>,
     /// Families in which its gateway's address inside the cable is somebody else's already.
     pub indistinct: BTreeSet<Family>,
@@ -28,6 +28,19 @@ impl Remote<'_> {
     #[must_use]
     pub fn private_ip(&self, family: Family) -> Option<IpAddr> {
         ip_of(&self.endpoint.private_ips, family).filter(|_| !self.indistinct.contains(&family))
+    }
+
+    /// Its subnets of a family that can be reached.
+    #[must_use]
+    pub fn subnets_of(&self, family: Family) -> &[IpNet] {
+        let v6 = self
+            .subnets
+            .partition_point(|net| Family::of_net(net) == Family::V4);
+        let (first, second) = self.subnets.split_at(v6);
+        match family {
+            Family::V4 => first,
+            Family::V6 => second,
+        }
     }
 
     /// The Ethernet address that it publishes, if that is derived from one of its addresses, as ours are: who could
@@ -68,26 +81,15 @@ pub fn remotes<'a>(
     own: &ClusterId,
     ours: &Ours,
 ) -> (Vec<Remote<'a>>, Vec<Condition>) {
-    let mut clusters: BTreeMap<&ClusterId, Vec<&Endpoint>> = BTreeMap::new();
-    for endpoint in endpoints {
-        clusters
-            .entry(&endpoint.cluster)
-            .or_default()
-            .push(endpoint);
-    }
-    let mut remotes: Vec<Remote<'_>> = Vec::new();
+    let mut every: Vec<&Endpoint> = endpoints.collect();
+    every.sort_by(|a, b| (&a.cluster, a.created, &a.name).cmp(&(&b.cluster, b.created, &b.name)));
+    let mut counting: Vec<&Endpoint> = Vec::new();
     let (mut overlaps, mut conflicts, mut several) = (Vec::new(), Vec::new(), Vec::new());
-    let mut taken = Taken::default();
-    let mut inner: BTreeMap<IpAddr, String> = ours
-        .gateway
-        .iter()
-        .map(|ip| (Vxlan::Gateways.inner(*ip), "this cluster".to_owned()))
-        .collect();
-    for (cluster, mut all) in clusters {
-        all.sort_by_key(|e| (e.created, &e.name));
+    for all in every.chunk_by(|a, b| a.cluster == b.cluster) {
         let Some(endpoint) = all.last() else {
             continue;
         };
+        let cluster = &endpoint.cluster;
         if all.len() > 1 {
             let names: Vec<&str> = all.iter().map(|e| e.name.as_str()).collect();
             several.push(format!(
@@ -96,20 +98,31 @@ pub fn remotes<'a>(
                 endpoint.name
             ));
         }
-        if cluster == own {
-            continue;
+        if cluster != own {
+            counting.push(endpoint);
         }
-        let mut subnets: Vec<IpNet> = Vec::new();
+    }
+    let contested = contested(&counting);
+    let mut remotes: Vec<Remote<'_>> = Vec::new();
+    let mut taken = Taken::default();
+    let mut inner: BTreeMap<IpAddr, Option<&ClusterId>> = ours
+        .gateway
+        .iter()
+        .map(|ip| (Vxlan::Gateways.inner(*ip), None))
+        .collect();
+    for endpoint in counting {
+        let mut subnets: Vec<IpNet> = Vec::with_capacity(endpoint.subnets.len());
         for net in &endpoint.subnets {
-            match refusal(net, ours, &taken) {
+            let others = contested.contains(net).then_some(&taken);
+            match refusal(net, ours, others) {
                 Some(why) => overlaps.push(format!("{net} of Endpoint {}: {why}", endpoint.name)),
                 None => subnets.push(*net),
             }
         }
         subnets.sort();
         subnets.dedup();
-        for net in &subnets {
-            taken.insert(*net, cluster);
+        for net in subnets.iter().filter(|net| contested.contains(*net)) {
+            taken.insert(*net, &endpoint.cluster);
         }
         conflicts.extend(claims(endpoint, ours));
         let indistinct = indistinct(endpoint, &mut inner, &mut conflicts);
@@ -134,7 +147,28 @@ pub fn remotes<'a>(
     (remotes, conditions.into_iter().flatten().collect())
 }
 
-/// Subnets of clusters that came earlier, by their first address. No two overlap: of those of one cluster that do, the widest stands
+/// The subnets of which another cluster has a part. Mostly there are none, and nobody needs to be asked for his.
+fn contested(endpoints: &[&Endpoint]) -> BTreeSet<IpNet> {
+    let of_each = endpoints.iter().enumerate();
+    let mut all: Vec<(IpNet, usize)> = of_each
+        .flat_map(|(of, endpoint)| endpoint.subnets.iter().map(move |net| (*net, of)))
+        .collect();
+    // In order, what holds others comes right before them.
+    all.sort_unstable();
+    let mut contested = BTreeSet::new();
+    let mut rest = all.as_slice();
+    while let Some((widest, first)) = rest.first() {
+        let inside = rest.iter().take_while(|(net, _)| widest.contains(net));
+        let (inside, others) = rest.split_at(inside.count().max(1));
+        if inside.iter().any(|(_, of)| of != first) {
+            contested.extend(inside.iter().map(|(net, _)| *net));
+        }
+        rest = others;
+    }
+    contested
+}
+
+/// Contested subnets of clusters that came earlier, by their first address. No two overlap: of those of one cluster that do, the widest stands
 /// for all.
 #[derive(Default)]
 struct Taken<'a>(BTreeMap<IpAddr, (IpNet, &'a ClusterId)>);
@@ -162,17 +196,18 @@ impl<'a> Taken<'a> {
     }
 }
 
-fn refusal(net: &IpNet, ours: &Ours, taken: &Taken<'_>) -> Option<String> {
+fn refusal(net: &IpNet, ours: &Ours, taken: Option<&Taken<'_>>) -> Option<String> {
     if let Some(why) = never_remote(net) {
         return Some(why.to_owned());
     }
     if let Some(own) = ours.cidrs.iter().find(|own| overlap(own, net)) {
         return Some(format!("it overlaps {own} of this cluster"));
     }
-    if let Some((ip, what)) = ours.addresses.iter().find(|(ip, _)| net.contains(*ip)) {
+    let mut inside = ours.addresses.range(net.network()..=net.broadcast());
+    if let Some((ip, what)) = inside.next() {
         return Some(format!("it contains {ip} of {what}"));
     }
-    let (theirs, cluster) = taken.overlapping(net)?;
+    let (theirs, cluster) = taken?.overlapping(net)?;
     Some(format!("it overlaps {theirs} of cluster {cluster}"))
 }
 
@@ -194,10 +229,11 @@ fn claims(endpoint: &Endpoint, ours: &Ours) -> Vec<String> {
     claims
 }
 
-/// The families in which an Endpoint has an address inside the cable that somebody before it has.
-fn indistinct(
-    endpoint: &Endpoint,
-    inner: &mut BTreeMap<IpAddr, String>,
+/// The families in which an Endpoint has an address inside the cable that somebody before it has, our own gateway where no cluster
+/// is named.
+fn indistinct<'a>(
+    endpoint: &'a Endpoint,
+    inner: &mut BTreeMap<IpAddr, Option<&'a ClusterId>>,
     conflicts: &mut Vec<String>,
 ) -> BTreeSet<Family> {
     let mut families = BTreeSet::new();
@@ -212,12 +248,13 @@ fn indistinct(
         let address = Vxlan::Gateways.inner(private);
         if let Some(other) = inner.get(&address) {
             families.insert(family);
+            let other = other.map_or("this cluster".to_owned(), |id| format!("cluster {id}"));
             conflicts.push(format!(
                 "Endpoint {} with {private} would have {address} inside the cable, which {other} has: it is not reached over {family}",
                 endpoint.name
             ));
         } else {
-            inner.insert(address, format!("cluster {}", endpoint.cluster));
+            inner.insert(address, Some(&endpoint.cluster));
         }
     }
     families

@@ -105,7 +105,8 @@ pub struct State {
     agents: Source<AgentInfo>,
     pools: pools::Pools,
     health: Results,
-    host: Option<Arc<Host>>,
+    /// Without our own routes.
+    host: Option<Host>,
     firewall: firewall::Firewall,
     self_test: selftest::SelfTest,
     before: before::Before,
@@ -160,6 +161,7 @@ impl Machine for State {
                 self.health = results;
             }
             Input::Host(host) => {
+                let host = others(&host);
                 self.inherited_macs.extend(view::inherited_macs(&host));
                 self.before.observe(&host);
                 if let Some(wanted) = self.foreign_sysctls_wanted(&host) {
@@ -243,6 +245,23 @@ impl State {
                 self.gateway_lost = None;
             }
         }
+    }
+}
+
+/// What of a host is input, which is not what we put there: of thousands of routes a few are others', and those are looked through
+/// many times.
+fn others(host: &Host) -> Host {
+    let routes = host.routes.iter().filter(|r| r.protocol != ROUTE_PROTOCOL);
+    Host {
+        links: host.links.clone(),
+        addresses: host.addresses.clone(),
+        routes: routes.cloned().collect(),
+        rules: host.rules.clone(),
+        neighbours: host.neighbours.clone(),
+        fdb: host.fdb.clone(),
+        sysctls: host.sysctls.clone(),
+        nft: host.nft.clone(),
+        filters: host.filters.clone(),
     }
 }
 

@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use crate::firewall;
-use crate::nft::{self, Table, TableId};
+use crate::nft::{self, TableId};
+use crate::unshared::unshared;
 use crate::{
     Address, Change, Fdb, Host, Link, LinkKind, Mac, Owned, Owner, Route, Rule, Stage, Vxlan,
     Wanted, rp_filter_path,
@@ -447,10 +448,9 @@ fn nft(host: &Host, wanted: &Wanted, owner: &Owner, changes: &mut Vec<Change>) {
         return;
     };
     let ids: BTreeSet<&TableId> = want.keys().chain(&owner.tables).collect();
-    let table = |tables: &'_ BTreeMap<TableId, Table>, id: &TableId| tables.get(id).cloned();
     let ops: Vec<_> = ids
         .into_iter()
-        .flat_map(|id| nft::diff_table(id, table(&host.nft, id).as_ref(), table(want, id).as_ref()))
+        .flat_map(|id| nft::diff_table(id, host.nft.get(id), want.get(id)))
         .collect();
     if !ops.is_empty() {
         changes.push(Change::Nft(ops));
@@ -495,9 +495,8 @@ fn routes(
             .any(|h| h.dev.as_ref().is_some_and(|dev| gone.contains(dev)))
     };
     // There may be thousands, and mostly nothing differs: both are in order, and are gone through side by side.
-    let others: Vec<&Route> = host.routes.difference(want).collect();
+    let (others, mut missing) = unshared(&host.routes, want);
     let in_place: BTreeMap<_, &Route> = others.iter().map(|r| (r.key(), *r)).collect();
-    let mut missing: Vec<&Route> = want.difference(&host.routes).collect();
     let replaced: BTreeSet<_> = missing.iter().map(|r| r.key()).collect();
     if !gone.is_empty() {
         missing = want

@@ -15,6 +15,7 @@ pub mod leftovers;
 pub mod link;
 pub mod nft;
 pub mod route;
+mod unshared;
 pub mod wanted;
 pub mod wireguard;
 

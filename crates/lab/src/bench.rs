@@ -5,6 +5,7 @@ mod figure;
 mod process;
 mod scale;
 mod throughput;
+mod watched;
 
 use std::path::Path;
 use std::process::ExitCode;

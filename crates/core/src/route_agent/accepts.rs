@@ -54,7 +54,7 @@ fn forwards(view: &FamilyView<'_>, ways: &Ways<'_>) -> Vec<Rule> {
     let f = view.family;
     let to = |net: IpNet| Statement::within(Field::Destination(f), net);
     let from = |net: IpNet| Statement::within(Field::Source(f), net);
-    let remote = merged(f, view.subnets().iter());
+    let remote = merged(f, view.subnets.iter());
     let device = if ways.gateway {
         ways.cables.get(&f).copied()
     } else {

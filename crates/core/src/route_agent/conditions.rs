@@ -141,9 +141,9 @@ impl State {
             conditions.extend(self.vtep_mismatch(view));
             conditions.extend(self.self_test_condition(view));
         }
-        let subnets = families.iter().flat_map(FamilyView::subnets).collect();
+        let subnets = families.iter().flat_map(|v| &v.subnets).copied();
         let port = self.cable(families).map(|cable| cable.port);
-        conditions.extend(self.firewall.conditions(&subnets, port));
+        conditions.extend(self.firewall.conditions(subnets, port));
         conditions
     }
 

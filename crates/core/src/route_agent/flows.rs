@@ -11,11 +11,13 @@ use ipnet::IpNet;
 use serde::Serialize;
 use strait_api::vtep::Vxlan;
 
+use crate::net::Prefixes;
+
 /// What bindings connections with remote clusters should have.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct FlowRules {
-    /// Remote subnets.
-    pub remote: Vec<IpNet>,
+    /// Remote subnets: every connection of the host is looked for in them.
+    pub remote: Prefixes,
     /// Pod CIDRs of this cluster.
     pub pods: Vec<IpNet>,
     /// Sources that connections from this host may be seen with, per family; `None` while any is as good.
@@ -48,7 +50,7 @@ impl FlowRules {
     #[must_use]
     pub fn wrong(&self, flow: &Flow) -> bool {
         let within = |nets: &[IpNet], ip: IpAddr| nets.iter().any(|n| n.contains(&ip));
-        if within(&self.remote, flow.dst) {
+        if self.remote.contains(&flow.dst) {
             if within(&self.pods, flow.src) {
                 return flow.reply_dst != flow.src;
             }
@@ -70,7 +72,7 @@ impl FlowRules {
         {
             return flow.reply_dst != flow.src;
         }
-        within(&self.remote, flow.src)
+        self.remote.contains(&flow.src)
             && within(&self.pods, flow.reply_src)
             && flow.reply_dst != flow.src
     }
@@ -79,6 +81,6 @@ impl FlowRules {
     #[must_use]
     pub fn stranded(&self, local: IpAddr, remote: IpAddr) -> bool {
         let within = |nets: &[IpNet], ip: IpAddr| nets.iter().any(|n| n.contains(&ip));
-        within(&self.remote, remote) && within(&self.pods, local) && !self.local.contains(&local)
+        self.remote.contains(&remote) && within(&self.pods, local) && !self.local.contains(&local)
     }
 }

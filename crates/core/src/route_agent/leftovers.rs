@@ -229,7 +229,7 @@ pub(super) fn routing(host: &Host, families: &[FamilyView<'_>], wanted: &Wanted)
     if routes.is_empty() && rules.is_empty() {
         return all;
     }
-    let subnets = families.iter().flat_map(FamilyView::subnets);
+    let subnets = families.iter().flat_map(|v| v.subnets.iter().copied());
     let known = Known::new(subnets, families.iter().flat_map(|v| &v.pods));
     let wanted = wanted.routes.get().into_iter().flatten();
     let wanted: BTreeSet<_> = wanted.map(Route::key).collect();
@@ -324,12 +324,12 @@ impl Memory {
             .filter(|r| matches!(r.kind, RouteKind::Unicast { .. }))
             .map(|r| r.dst)
             .collect();
-        let mut subnets = families.iter().flat_map(FamilyView::subnets);
+        let mut subnets = families.iter().flat_map(|v| &v.subnets);
         if self.found.is_none() {
             Some("the packet filters of this host have been read")
         } else if !has_gateway {
             Some("this cluster has a gateway")
-        } else if !subnets.all(|net| ways.contains(&net)) {
+        } else if !subnets.all(|net| ways.contains(net)) {
             Some("there is a way of ours to each remote cluster")
         } else if self.pause.is_some() {
             Some("nobody has put it there anew for 30 s")

@@ -80,10 +80,9 @@ pub(super) fn table(v: &Variables<'_>) -> Table {
     let mut table = Table::default();
     for view in v.families {
         let family = view.family;
-        table.sets.insert(
-            name("remote", family),
-            Set::of_nets(family, &view.subnets()),
-        );
+        table
+            .sets
+            .insert(name("remote", family), Set::of_nets(family, &view.subnets));
         table
             .sets
             .insert(name("pods", family), Set::of_nets(family, &view.pods));

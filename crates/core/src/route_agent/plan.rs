@@ -172,7 +172,7 @@ impl State {
         let mut addresses = BTreeSet::new();
         let mut neighbours = BTreeSet::new();
         let mut fdb = BTreeSet::new();
-        let mut wanted_routes = BTreeSet::new();
+        let mut wanted_routes = Vec::new();
         let mut rules = BTreeSet::new();
         let mut sysctls = BTreeMap::new();
         let mut loose = BTreeSet::new();
@@ -204,7 +204,7 @@ impl State {
                     wanted_routes.extend(routes::gateway(view, host, &cable));
                     rules.insert(routes::gateway_rule(view.family, &cable));
                 }
-                Role::Worker | Role::NoGateway => wanted_routes.append(&mut routes::worker(view)),
+                Role::Worker | Role::NoGateway => wanted_routes.extend(routes::worker(view)),
             }
             if view.family == Family::V4 {
                 let (links, cable) = self.loose_links(host, view);
@@ -259,7 +259,7 @@ impl State {
                 &self.accept_ways(&variables),
             )),
             nft: Owned::Set(BTreeMap::from([(table(), nft)])),
-            routes: Owned::Set(wanted_routes),
+            routes: Owned::Set(wanted_routes.into_iter().collect()),
             rules: Owned::Set(rules),
             sysctls,
             loose_reverse_path: loose,
@@ -431,7 +431,7 @@ impl State {
             Some([source].into_iter().chain(vtep).collect())
         };
         FlowRules {
-            remote: families.iter().flat_map(FamilyView::subnets).collect(),
+            remote: families.iter().flat_map(|v| &v.subnets).copied().collect(),
             pods: self.settings.cluster_cidrs.clone(),
             host_v4: sources(Family::V4),
             host_v6: sources(Family::V6),

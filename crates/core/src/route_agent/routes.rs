@@ -110,10 +110,10 @@ pub(super) fn guard(table: u32, dst: IpNet) -> Route {
 }
 
 /// A worker's routes: by way of the gateway. No source is named: the kernel would delete the route with that address.
-pub(super) fn worker(view: &FamilyView<'_>) -> BTreeSet<Route> {
-    // In order, so that the set of what may be thousands is built of all at once.
-    let mut routes = Vec::new();
-    for dst in view.subnets() {
+/// In order, so that a set of what may be thousands is quickly built of all at once.
+pub(super) fn worker(view: &FamilyView<'_>) -> Vec<Route> {
+    let mut routes = Vec::with_capacity(view.subnets.len() * 2);
+    for dst in view.subnets.iter().copied() {
         if let (Some(gateway), Some(_)) = (&view.gateway, &view.underlay) {
             let via = vtep::Vxlan::Nodes.inner(gateway.outer);
             let metric = default_metric(view.family);
@@ -122,7 +122,7 @@ pub(super) fn worker(view: &FamilyView<'_>) -> BTreeSet<Route> {
         }
         routes.push(guard(TABLE_MAIN, dst));
     }
-    routes.into_iter().collect()
+    routes
 }
 
 /// The cable of this node, where it is the gateway.
@@ -160,7 +160,7 @@ pub(super) fn gateway(view: &FamilyView<'_>, host: &Host, cable: &Cable<'_>) -> 
             .chain(&endpoint.public_ips)
             .copied()
             .collect();
-        for dst in &remote.subnets {
+        for dst in remote.subnets {
             routes.insert(guard(table, *dst));
             // The cable itself must not go through the cable.
             for outer in outers.iter().filter(|ip| dst.contains(*ip)) {

@@ -40,7 +40,7 @@ pub(super) struct Peer {
 #[derive(Debug)]
 pub(super) struct RemoteView<'a> {
     pub endpoint: &'a Endpoint,
-    pub subnets: Vec<IpNet>,
+    pub subnets: &'a [IpNet],
     /// Its gateway's private address, if a cable can use it.
     pub private: Option<IpAddr>,
 }
@@ -55,6 +55,8 @@ pub(super) struct FamilyView<'a> {
     pub pods: Vec<IpNet>,
     /// Remote clusters with subnets of this family.
     pub remotes: Vec<RemoteView<'a>>,
+    /// All their subnets, in order, each once.
+    pub subnets: Vec<IpNet>,
     /// The gateway, on a worker that can tell it from itself.
     pub gateway: Option<Peer>,
     /// The other nodes.
@@ -62,15 +64,6 @@ pub(super) struct FamilyView<'a> {
 }
 
 impl FamilyView<'_> {
-    /// All remote subnets, in order.
-    pub(super) fn subnets(&self) -> BTreeSet<IpNet> {
-        self.remotes
-            .iter()
-            .flat_map(|r| &r.subnets)
-            .copied()
-            .collect()
-    }
-
     /// The other nodes, each of which can be told from this one and the others inside the VXLAN: of those that can't, the
     /// one whose address shares the most with this node's, so that one that is out of place ousts none. An Ethernet address that two publish is taken for that of the first only.
     pub(super) fn distinct_nodes(&self) -> Vec<Peer> {
@@ -112,7 +105,7 @@ impl State {
         &'a self,
         host: &Host,
         family: Family,
-        remotes: &[Remote<'a>],
+        remotes: &'a [Remote<'a>],
     ) -> FamilyView<'a> {
         let v6 = family == Family::V6;
         let pods: Vec<IpNet> = of_family(&self.settings.cluster_cidrs, family)
@@ -140,21 +133,25 @@ impl State {
                     mac: self.mac_of(family, outer, &g.hostname),
                 })
             });
-        let remotes = remotes
+        let remotes: Vec<RemoteView<'a>> = remotes
             .iter()
             .map(|r| RemoteView {
                 endpoint: r.endpoint,
-                subnets: of_family(&r.subnets, family).copied().collect(),
+                subnets: r.subnets_of(family),
                 private: r.private_ip(family),
             })
             .filter(|r| !r.subnets.is_empty())
             .collect();
+        let mut subnets: Vec<IpNet> = remotes.iter().flat_map(|r| r.subnets).copied().collect();
+        subnets.sort_unstable();
+        subnets.dedup();
         FamilyView {
             family,
             underlay,
             cni: cni_address(host, family, &pods, &every_link(), &others),
             pods,
             remotes,
+            subnets,
             gateway,
             nodes,
         }

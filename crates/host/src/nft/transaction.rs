@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Base, Chain, Rule, Set, Table, TableId};
+use super::{Base, Chain, Element, Rule, Set, Table, TableId};
+use crate::unshared::unshared;
 
 /// One step of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -70,10 +71,7 @@ fn create(id: &TableId, wanted: &Table) -> Vec<Op> {
         ops.push(Op::AddSet(
             id.clone(),
             name.clone(),
-            Set {
-                elements: BTreeMap::new(),
-                ..set.clone()
-            },
+            set.of_type(Vec::new()),
         ));
         if !set.elements.is_empty() {
             ops.push(Op::AddElements(id.clone(), name.clone(), set.clone()));
@@ -93,23 +91,29 @@ fn create(id: &TableId, wanted: &Table) -> Vec<Op> {
     ops
 }
 
+impl Set {
+    /// A set of the same type with these elements.
+    fn of_type(&self, elements: Vec<(&Element, &Option<Element>)>) -> Self {
+        let owned = |(key, value): (&Element, &Option<Element>)| (key.clone(), value.clone());
+        Self {
+            keys: self.keys,
+            interval: self.interval,
+            values: self.values,
+            elements: elements.into_iter().map(owned).collect(),
+        }
+    }
+}
+
 fn update(id: &TableId, observed: &Table, wanted: &Table) -> Vec<Op> {
     let mut ops = Vec::new();
     for ((name, have), want) in observed.sets.iter().zip(wanted.sets.values()) {
-        let only = |a: &Set, b: &Set| Set {
-            elements: a
-                .elements
-                .iter()
-                .filter(|(k, v)| b.elements.get(k) != Some(v))
-                .map(|(k, v)| (k.clone(), v.clone()))
-                .collect(),
-            ..a.clone()
-        };
-        let (gone, new) = (only(have, want), only(want, have));
-        if !gone.elements.is_empty() {
+        let (gone, new) = unshared(&have.elements, &want.elements);
+        if !gone.is_empty() {
+            let gone = have.of_type(gone);
             ops.push(Op::DeleteElements(id.clone(), name.clone(), gone));
         }
-        if !new.elements.is_empty() {
+        if !new.is_empty() {
+            let new = want.of_type(new);
             ops.push(Op::AddElements(id.clone(), name.clone(), new));
         }
     }

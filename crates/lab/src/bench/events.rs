@@ -63,6 +63,13 @@ impl Monitor {
         }
     }
 
+    /// The next line.
+    pub(super) fn next(&self) -> Result<String> {
+        let line = self.lines.recv_timeout(PATIENCE);
+        let (_, line) = line.with_context(|| format!("no further line within {PATIENCE:?}"))?;
+        Ok(line)
+    }
+
     /// Forgets what has come; returns how many lines that were.
     pub(super) fn skip(&self) -> u32 {
         let mut count = 0;

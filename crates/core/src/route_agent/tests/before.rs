@@ -29,17 +29,18 @@ fn pairs(expected: &[(&str, u32)]) -> Vec<(String, u32)> {
 
 const MAP: &str = "before-rp_filter";
 
-/// Carries the plan out on plain data, and lets the state see it.
-fn settle(s: &mut State, now: u64) {
-    let mut host = s.host.as_deref().cloned().unwrap();
+/// Carries the plan out on plain data, lets the state see it, and gives it.
+fn settle(s: &mut State, now: u64) -> Host {
+    let mut host = s.host.clone().unwrap();
     for change in diff(&host, &s.plan().wanted, &owner()).changes {
         host.apply(&change);
     }
-    s.apply(Input::Host(Arc::new(host)), at(now));
+    s.apply(Input::Host(Arc::new(host.clone())), at(now));
+    host
 }
 
 fn value(s: &State, link: &str) -> String {
-    s.host.as_deref().unwrap().sysctls[&rp_filter_path(link)].clone()
+    s.host.as_ref().unwrap().sysctls[&rp_filter_path(link)].clone()
 }
 
 #[test]
@@ -47,21 +48,20 @@ fn what_a_link_had_is_remembered_before_it_is_changed_and_by_who_comes_after() {
     let mut s = state(WORKER, host_with_cni("172.30.1.12", "10.1.2.1"));
     let both = pairs(&[("eth0", 1), ("tunl0", 1)]);
     assert_eq!(elements(&s.plan(), MAP), both);
-    let changes = diff(s.host.as_deref().unwrap(), &s.plan().wanted, &owner()).changes;
+    let changes = diff(s.host.as_ref().unwrap(), &s.plan().wanted, &owner()).changes;
     let first = |wanted: fn(&strait_host::Change) -> bool| changes.iter().position(wanted);
     let nft = first(|c| matches!(c, strait_host::Change::Nft(_)));
     let sysctl = first(
         |c| matches!(c, strait_host::Change::SetSysctl(path, _) if path.ends_with("rp_filter")),
     );
     assert!(nft.unwrap() < sysctl.unwrap(), "{changes:?}");
-    settle(&mut s, 1);
+    let left = settle(&mut s, 1);
     assert_eq!(
         (value(&s, "eth0"), value(&s, "tunl0")),
         ("2".into(), "2".into())
     );
     assert_eq!(elements(&s.plan(), MAP), both);
     // Another process sees what this one left.
-    let left = s.host.as_deref().cloned().unwrap();
     let next = state(WORKER, left.clone());
     assert_eq!(elements(&next.plan(), MAP), both);
     assert_eq!(diff(&left, &next.plan().wanted, &owner()).changes, []);
@@ -115,7 +115,7 @@ fn what_somebody_else_changed_since_is_his() {
     settle(&mut s, 1);
     for (theirs, remembered) in [("0", vec![]), ("1", pairs(&[("eth0", 1)]))] {
         let mut s = s.clone();
-        let mut host = s.host.as_deref().cloned().unwrap();
+        let mut host = s.host.clone().unwrap();
         host.sysctls.insert(rp_filter_path("eth0"), theirs.into());
         assert_eq!(set_back(&host), BTreeMap::new());
         s.apply(Input::Host(Arc::new(host)), at(2));
@@ -128,12 +128,12 @@ fn what_somebody_else_changed_since_is_his() {
 fn a_link_that_carries_no_pods_traffic_any_more_is_set_back_after_a_minute() {
     let mut s = state(WORKER, host_with_cni("172.30.1.12", "10.1.2.1"));
     settle(&mut s, 1);
-    let mut without = s.host.as_deref().cloned().unwrap();
+    let mut without = s.host.clone().unwrap();
     without.addresses.retain(|a| a.link != "tunl0");
     without
         .routes
         .retain(|r| r.hops().iter().all(|h| h.dev.as_deref() != Some("tunl0")));
-    let with = s.host.as_deref().cloned().unwrap();
+    let with = s.host.clone().unwrap();
     // It comes back within the minute: nothing happens.
     let mut flap = s.clone();
     flap.apply(Input::Host(Arc::new(without.clone())), at(1_000));
@@ -153,10 +153,10 @@ fn a_link_that_carries_no_pods_traffic_any_more_is_set_back_after_a_minute() {
         (value(&s, "tunl0"), value(&s, "eth0")),
         ("1".into(), "2".into())
     );
-    settle(&mut s, 61_002);
+    let settled = settle(&mut s, 61_002);
     assert_eq!(elements(&s.plan(), MAP), pairs(&[("eth0", 1)]));
     assert_eq!(s.deadline(), None);
-    let after = diff(s.host.as_deref().unwrap(), &s.plan().wanted, &owner()).changes;
+    let after = diff(&settled, &s.plan().wanted, &owner()).changes;
     assert_eq!(after, []);
 }
 
@@ -182,7 +182,7 @@ fn a_cable_of_somebody_else_is_set_back_too() {
         elements(&plan, "before-send_redirects"),
         pairs(&[(name, 1)])
     );
-    assert_eq!(set_back(s.host.as_deref().unwrap()).len(), 4);
+    assert_eq!(set_back(s.host.as_ref().unwrap()).len(), 4);
 }
 
 #[test]
@@ -199,8 +199,8 @@ fn forwarding_of_ipv6_is_set_back_if_it_was_off_and_is_as_we_left_it() {
         settle(&mut s, 1);
         s
     };
-    let now = |s: &State| s.host.as_deref().unwrap().sysctls[PATH].clone();
-    let back = |s: &State| set_back(s.host.as_deref().unwrap()).get(PATH).cloned();
+    let now = |s: &State| s.host.as_ref().unwrap().sysctls[PATH].clone();
+    let back = |s: &State| set_back(s.host.as_ref().unwrap()).get(PATH).cloned();
     let s = start("1");
     assert_eq!((elements(&s.plan(), MAP_6), back(&s)), (vec![], None));
     let mut s = start("0");
@@ -208,7 +208,7 @@ fn forwarding_of_ipv6_is_set_back_if_it_was_off_and_is_as_we_left_it() {
     assert_eq!(elements(&s.plan(), MAP_6), pairs(&[("all", 0)]));
     assert_eq!(back(&s), Some("0".into()));
     // A route by an advertisement may come later: that is no reason to stop forwarding.
-    let mut host = s.host.as_deref().cloned().unwrap();
+    let mut host = s.host.as_ref().cloned().unwrap();
     let by = route("::/0", "fd00:30:1::1:1", "eth0");
     host.routes.insert(Route { protocol: 9, ..by });
     s.apply(Input::Host(Arc::new(host)), at(1_000));
@@ -218,12 +218,12 @@ fn forwarding_of_ipv6_is_set_back_if_it_was_off_and_is_as_we_left_it() {
     // Without IPv6 it is set back by the agent itself.
     let mut without = s.clone();
     without.settings.cluster_cidrs.pop();
-    without.apply(Input::Host(without.host.clone().unwrap()), at(80_000));
+    without.apply(Input::Host(Arc::new(without.host.clone().unwrap())), at(80_000));
     without.apply(Input::Tick, at(140_000));
     settle(&mut without, 140_001);
     assert_eq!(now(&without), "0");
     // Somebody has set it to something else since.
-    let mut host = s.host.as_deref().cloned().unwrap();
+    let mut host = s.host.as_ref().cloned().unwrap();
     host.sysctls.insert(PATH.into(), "2".into());
     assert_eq!(set_back(&host).get(PATH), None);
 }
@@ -232,7 +232,7 @@ fn forwarding_of_ipv6_is_set_back_if_it_was_off_and_is_as_we_left_it() {
 fn what_the_map_holds_is_checked() {
     let mut s = state(WORKER, bare_host("172.30.1.12"));
     settle(&mut s, 1);
-    let mut host = s.host.as_deref().cloned().unwrap();
+    let mut host = s.host.clone().unwrap();
     let map = host
         .nft
         .get_mut(&table())
