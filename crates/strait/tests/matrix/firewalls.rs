@@ -44,6 +44,14 @@ impl Flavour {
         }
     }
 
+    /// Whether it drops what it does not know.
+    pub(crate) const fn drops(self) -> bool {
+        match self {
+            Self::IptablesLegacy | Self::IptablesNft | Self::NftOwn => true,
+            Self::NftKubeProxy | Self::NftKindnet | Self::NftCalico => false,
+        }
+    }
+
     /// Installs it on a node, for the lab's families.
     pub(crate) fn install(self, lab: &Lab, place: &str) {
         let (cluster, _) = lab.topology().node(place).expect("a node");
@@ -183,19 +191,25 @@ fn iptables(lab: &Lab, place: &str, cluster: &Cluster, family: Family, flavour: 
     }
 }
 
-/// It is installed on two nodes while the agents run, and is there before they start; each time all ways are soon as they were, with
-/// an operator's help where he alone can open it.
-pub(crate) fn happens(lab: &Lab, flavour: Flavour, places: [&str; 2]) {
-    let install = || places.iter().for_each(|place| flavour.install(lab, place));
-    let remove = || places.iter().for_each(|place| flavour.remove(lab, place));
-    install();
+/// It is installed on nodes while the agents run, and is removed; meanwhile all ways are soon as they were, with an operator's help
+/// where he alone can open it.
+pub(crate) fn comes(lab: &Lab, flavour: Flavour, places: [&str; 2]) {
+    for place in places {
+        flavour.install(lab, place);
+    }
     opened(lab, flavour, &places);
-    remove();
+    for place in places {
+        flavour.remove(lab, place);
+    }
+}
+
+/// It is there before the agents are; else the same.
+pub(crate) fn is_there_before(lab: &Lab, flavour: Flavour, places: [&str; 2]) {
     for place in places {
         lab.kill(place, Role::RouteAgent).expect("it ends");
         shell(lab, place, "nft delete table inet strait-route-agent");
+        flavour.install(lab, place);
     }
-    install();
     // What begins before we are there is lost or gets a wrong source, and is healed.
     let flows: Vec<Flow> = pods(lab, places[1])
         .map(|(from, to)| Flow::begin(lab, &from, to))
@@ -208,7 +222,9 @@ pub(crate) fn happens(lab: &Lab, flavour: Flavour, places: [&str; 2]) {
     for flow in flows {
         flow.lost();
     }
-    remove();
+    for place in places {
+        flavour.remove(lab, place);
+    }
 }
 
 fn opened(lab: &Lab, flavour: Flavour, places: &[&str]) {

@@ -7,18 +7,19 @@ use std::os::unix::fs::FileExt;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use strait_lab::Lab;
+use strait_lab::{Family, Lab};
 
 use super::PATIENCE;
 
 /// Between two pings.
 pub(crate) const INTERVAL: Duration = Duration::from_millis(10);
 /// Answers that must come in the end before it is told what was lost.
-const TAIL: u32 = 20;
+const TAIL: usize = 20;
 
 /// Pings of one socket, each [`INTERVAL`], until it is ended.
 pub(crate) struct Flow {
     what: String,
+    to: IpAddr,
     child: Child,
     answers: File,
 }
@@ -32,6 +33,7 @@ impl Flow {
         command.stdout(Stdio::from(answers.try_clone().expect("a file")));
         Self {
             what: format!("{from} → {to}"),
+            to,
             child: command.spawn().expect("ping starts"),
             answers,
         }
@@ -42,6 +44,10 @@ impl Flow {
         let flow = Self::begin(lab, from, to);
         flow.wait_for_answers();
         flow
+    }
+
+    pub(crate) fn family(&self) -> Family {
+        Family::of(self.to)
     }
 
     /// The numbers of the pings that were answered, from 1.
@@ -57,12 +63,14 @@ impl Flow {
 
     /// Waits until pings that are sent from now on are answered; gives the number of the newest.
     fn wait_for_answers(&self) -> u32 {
-        let newest = |flow: &Self| flow.answered().last().copied().unwrap_or_default();
-        let (before, deadline) = (newest(self), Instant::now() + PATIENCE);
+        let before = self.answered().last().copied().unwrap_or_default();
+        let deadline = Instant::now() + PATIENCE;
         loop {
-            let now = newest(self);
-            if now >= before + TAIL {
-                return now;
+            let answered = self.answered();
+            if let Some(newest) = answered.range(before + 1..).nth_back(0)
+                && answered.range(before + 1..).count() >= TAIL
+            {
+                return *newest;
             }
             assert!(
                 Instant::now() < deadline,
@@ -75,9 +83,9 @@ impl Flow {
 
     /// Waits until pings are answered, ends, and gives those that were not, from the first that was.
     pub(crate) fn lost(self) -> Lost {
-        let end = self.wait_for_answers() - TAIL / 2;
+        let end = self.wait_for_answers();
         let answered = self.answered();
-        let begin = answered.first().copied().unwrap_or_default();
+        let begin = answered.first().copied().unwrap_or(end);
         let lost = (begin..end).filter(|n| !answered.contains(n)).collect();
         Lost {
             what: self.what.clone(),

@@ -28,7 +28,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// The CNI comes when the test says so.
 const NEVER: Duration = Duration::from_secs(3600);
 /// Ways that are tried at once.
-const AT_ONCE: usize = 12;
+const AT_ONCE: usize = 24;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Start {
