@@ -112,7 +112,7 @@ pub fn remotes<'a>(
             taken.insert(*net, cluster);
         }
         conflicts.extend(claims(endpoint, ours));
-        let indistinct = indistinct(endpoint, &mut inner, &mut conflicts);
+        let indistinct = indistinct(endpoint, ours, &mut inner, &mut conflicts);
         remotes.push(Remote {
             endpoint,
             subnets,
@@ -194,9 +194,10 @@ fn claims(endpoint: &Endpoint, ours: &Ours) -> Vec<String> {
     claims
 }
 
-/// The families in which an Endpoint has an address inside the cable that somebody before it has.
+/// The families in which an Endpoint has an address inside the cable that somebody before it has; of those that this cluster has.
 fn indistinct(
     endpoint: &Endpoint,
+    ours: &Ours,
     inner: &mut BTreeMap<IpAddr, String>,
     conflicts: &mut Vec<String>,
 ) -> BTreeSet<Family> {
@@ -205,7 +206,8 @@ fn indistinct(
     if endpoint.backend != Driver::Vxlan.name() {
         return families;
     }
-    for family in Family::ALL {
+    let is_ours = |family: &Family| ours.cidrs.iter().any(|net| Family::of_net(net) == *family);
+    for family in Family::ALL.into_iter().filter(is_ours) {
         let Some(private) = ip_of(&endpoint.private_ips, family) else {
             continue;
         };
