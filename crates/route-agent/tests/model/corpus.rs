@@ -103,6 +103,16 @@ pub(crate) fn all() -> Vec<Case> {
             ],
         ),
         (
+            "a gateway that is like neither of two nodes that differ in their first octet",
+            v4(),
+            vec![
+                Event::Node(0, None),
+                Event::DefaultRoute(Some(1)),
+                Event::Node(2, Some(Which::Twin)),
+                Event::Gateway(Some(0), Which::Usual),
+            ],
+        ),
+        (
             "a Node that comes after its agent",
             v4(),
             vec![
