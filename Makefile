@@ -37,9 +37,17 @@ test: deps ## All tests; those of the kernel need root, or user namespaces
 guest: deps ## The kernel's tests and labs on Debian's kernels 6.1 and 6.12, in guests without network
 	scripts/guest/run
 
-soak: deps ## Everything that can happen, in every combination; takes an hour. ONLY="calico-v6 killed" for some
-	STRAIT_MODEL_CASES=$(MODEL_CASES) $(CARGO) test --locked --package strait-route-agent --test model
-	$(CARGO) bench --locked --profile dev --package strait --bench soak -- $(ONLY)
+soak: deps ## Everything that can happen, in every combination; takes an hour. ONLY="calico-v6 killed" for some, or ONLY=model
+	@status=0; \
+	if [[ -z "$(ONLY)" || "$(ONLY)" == model ]]; then \
+	  STRAIT_MODEL_CASES=$(MODEL_CASES) $(CARGO) test --locked --package strait-route-agent --test model || status=1; \
+	fi; \
+	model=$$status; \
+	if [[ "$(ONLY)" != model ]]; then \
+	  $(CARGO) bench --locked --profile dev --package strait --bench soak -- $(ONLY) || status=1; \
+	fi; \
+	if (( model )); then echo 'the model failed, see above; alone it is: make soak ONLY=model'; fi; \
+	exit $$status
 
 demo: deps ## Join two clusters on this machine and show who reaches whom
 	$(CARGO) build --locked --package strait

@@ -125,7 +125,7 @@ pub fn remotes<'a>(
             taken.insert(*net, &endpoint.cluster);
         }
         conflicts.extend(claims(endpoint, ours));
-        let indistinct = indistinct(endpoint, &mut inner, &mut conflicts);
+        let indistinct = indistinct(endpoint, ours, &mut inner, &mut conflicts);
         remotes.push(Remote {
             endpoint,
             subnets,
@@ -230,9 +230,10 @@ fn claims(endpoint: &Endpoint, ours: &Ours) -> Vec<String> {
 }
 
 /// The families in which an Endpoint has an address inside the cable that somebody before it has, our own gateway where no cluster
-/// is named.
+/// is named; of those that this cluster has.
 fn indistinct<'a>(
     endpoint: &'a Endpoint,
+    ours: &Ours,
     inner: &mut BTreeMap<IpAddr, Option<&'a ClusterId>>,
     conflicts: &mut Vec<String>,
 ) -> BTreeSet<Family> {
@@ -241,7 +242,8 @@ fn indistinct<'a>(
     if endpoint.backend != Driver::Vxlan.name() {
         return families;
     }
-    for family in Family::ALL {
+    let is_ours = |family: &Family| ours.cidrs.iter().any(|net| Family::of_net(net) == *family);
+    for family in Family::ALL.into_iter().filter(is_ours) {
         let Some(private) = ip_of(&endpoint.private_ips, family) else {
             continue;
         };

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
+use ipnet::IpNet;
 use strait_host::Family;
 use strait_netns::{HostName, Inside, Namespace};
 
@@ -73,12 +74,31 @@ pub(crate) fn ip(name: &str, lines: &[String]) -> Result<()> {
 
 /// Takes all addresses of a family from a link, but those that the kernel made itself.
 pub(crate) fn flush(name: &str, family: Family, device: &str) -> Result<()> {
-    let flag = match family {
+    let arguments = [
+        flag(family),
+        "addr",
+        "flush",
+        "dev",
+        device,
+        "scope",
+        "global",
+    ];
+    feed(name, "ip", &arguments, "")
+}
+
+/// Gives a link one address instead of those of its family, the old ones first, as Calico and flannel do; nothing else is done meanwhile.
+pub(crate) fn readdress(name: &str, family: Family, device: &str, address: IpNet) -> Result<()> {
+    let nodad = crate::cni::nodad(family);
+    let lines =
+        format!("addr flush dev {device} scope global\naddr add {address} dev {device}{nodad}\n");
+    feed(name, "ip", &[flag(family), "-batch", "-"], &lines)
+}
+
+fn flag(family: Family) -> &'static str {
+    match family {
         Family::V4 => "-4",
         Family::V6 => "-6",
-    };
-    let arguments = [flag, "addr", "flush", "dev", device, "scope", "global"];
-    feed(name, "ip", &arguments, "")
+    }
 }
 
 /// Runs lines of `bridge` in `name`, all in one process.

@@ -327,9 +327,7 @@ impl Lab {
             CniChange::Address(address) => {
                 let family = Family::of_net(&address);
                 let device = device(family)?;
-                let nodad = cni::nodad(family);
-                netns::flush(name, family, device)?;
-                netns::ip(name, &[format!("addr add {address} dev {device}{nodad}")])?;
+                netns::readdress(name, family, device, address)?;
                 cni::routes(cluster, node)
             }
             CniChange::Up => Ok(()),

@@ -70,14 +70,19 @@ fn main() -> ExitCode {
 /// Events and combinations whose names hold what was asked for; all of a kind that was not asked for.
 fn chosen(asked: &[String]) -> (Vec<Event>, Vec<Circumstances>) {
     let named = |name: String| asked.iter().any(|part| name.to_lowercase().contains(part));
-    let events: Vec<Event> = Event::ALL
-        .into_iter()
-        .filter(|e| named(e.to_string()))
-        .collect();
     let combinations: Vec<Circumstances> = Circumstances::all()
         .into_iter()
         .filter(|c| named(c.to_string()))
         .collect();
+    // What is in the names of combinations, such as `calico`, means those.
+    let of_combination =
+        |part: &&String| combinations.iter().any(|c| c.to_string().contains(*part));
+    let of_events: Vec<&String> = asked.iter().filter(|part| !of_combination(part)).collect();
+    let is_asked = |event: &Event| {
+        let name = event.to_string().to_lowercase();
+        of_events.iter().any(|part| name.contains(*part))
+    };
+    let events: Vec<Event> = Event::ALL.into_iter().filter(is_asked).collect();
     let known = |part: &String| {
         let event = Event::ALL
             .iter()

@@ -44,15 +44,15 @@ macro_rules! cases {
 
 // Events happen to the cluster of the CNI that is named first.
 cases! {
-    bridge_and_bridge_v4: Bridge Bridge V4 Strict AgentFirst [CniAddress NodeLeaves Masquerade];
-    bridge_and_calico_v6: Bridge Calico V6 Loose CniFirst [Recreated GatewayMoved StrictAgain];
-    bridge_and_routed_dual: Bridge Routed Dual Strict CniFirst [Flushed Killed DropByDefault];
-    calico_and_calico_v4: Calico Calico V4 Loose AgentFirst [Flushed Killed DropByDefault StrictAgain];
-    calico_and_routed_v6: Calico Routed V6 Strict AgentFirst [CniAddress NodeLeaves Masquerade GatewayMoved];
-    calico_and_bridge_dual: Calico Bridge Dual Loose CniFirst [Recreated CniAddress NodeLeaves Masquerade];
-    routed_and_routed_v4: Routed Routed V4 Strict CniFirst [Recreated GatewayMoved StrictAgain];
-    routed_and_bridge_v6: Routed Bridge V6 Loose AgentFirst [Flushed Killed DropByDefault];
-    routed_and_calico_dual: Routed Calico Dual Strict AgentFirst [CniAddress Recreated GatewayMoved NodeLeaves StrictAgain Masquerade];
+    bridge_and_bridge_v4: Bridge Bridge V4 Strict AgentFirst [CniAddress NodeLeaves NftKubeProxy NftKindnet];
+    bridge_and_calico_v6: Bridge Calico V6 Loose CniFirst [Recreated GatewayMoved StrictAgain IptablesLegacy NftCalico];
+    bridge_and_routed_dual: Bridge Routed Dual Strict CniFirst [Flushed Killed IptablesNft NftOwn];
+    calico_and_calico_v4: Calico Calico V4 Loose AgentFirst [Flushed Killed IptablesNft NftOwn StrictAgain];
+    calico_and_routed_v6: Calico Routed V6 Strict AgentFirst [CniAddress NodeLeaves NftKubeProxy NftKindnet GatewayMoved];
+    calico_and_bridge_dual: Calico Bridge Dual Loose CniFirst [Recreated CniAddress NodeLeaves NftKubeProxy NftKindnet IptablesLegacy NftCalico];
+    routed_and_routed_v4: Routed Routed V4 Strict CniFirst [Recreated GatewayMoved StrictAgain IptablesLegacy NftCalico];
+    routed_and_bridge_v6: Routed Bridge V6 Loose AgentFirst [Flushed Killed IptablesNft NftOwn];
+    routed_and_calico_dual: Routed Calico Dual Strict AgentFirst [CniAddress Recreated GatewayMoved NodeLeaves StrictAgain NftKubeProxy NftKindnet IptablesLegacy NftCalico];
 }
 
 #[test]

@@ -4,10 +4,13 @@
 #![allow(clippy::expect_used, reason = "helpers of tests fail the test")]
 
 mod common;
+mod matrix;
 
 use std::time::{Duration, Instant};
 
 use common::{agent, joined};
+use matrix::firewalls::{Flavour, commands, knock, message};
+use matrix::run;
 use strait_lab::{Lab, Options, Probe, Role};
 
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -23,17 +26,6 @@ fn lab(purpose: &str) -> Lab {
     )
 }
 
-/// What the route agent of a node says of a condition, if it holds.
-fn message(lab: &Lab, node: &str, condition: &str) -> Option<String> {
-    let status = lab.status().expect("the lab answers");
-    let agent = status
-        .processes
-        .into_iter()
-        .find(|process| process.role == Role::RouteAgent && process.place == node);
-    let readiness = agent.expect("an agent").readiness.expect("its answer");
-    readiness.degraded.get(condition).cloned()
-}
-
 fn wait_for(lab: &Lab, node: &str, condition: &str, wanted: bool) -> String {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -46,39 +38,16 @@ fn wait_for(lab: &Lab, node: &str, condition: &str, wanted: bool) -> String {
     }
 }
 
-fn run(lab: &Lab, node: &str, command: &str) {
-    let words: Vec<&str> = command.split_whitespace().collect();
-    lab.exec(node, &words).expect("it runs");
-}
-
-/// Ten packets; whether they arrive is not the question.
-fn knock(lab: &Lab, from: &str, to: &str) {
-    let to = lab
-        .topology()
-        .target(to)
-        .expect("a target")
-        .ip()
-        .to_string();
-    let ping = ["ping", "-c", "10", "-i", "0.05", "-W", "1", &to];
-    let _ = lab.command(from, ping).output().expect("ping starts");
-}
-
 fn pod(lab: &Lab, node: &str) -> String {
     let node = lab.topology().node(node).expect("a node").1;
     node.pods[0].name.clone()
-}
-
-/// The commands that a message names.
-fn commands(message: &str) -> Vec<String> {
-    let (_, list) = message.split_once(": iptables").expect("commands");
-    let list = format!("iptables{list}");
-    list.split("; ").map(str::to_owned).collect()
 }
 
 #[test]
 fn a_legacy_firewall_that_drops_is_named_with_the_commands_that_open_it() {
     let lab = lab("legacy");
     let (from, to) = (pod(&lab, "east-2"), pod(&lab, "west-2"));
+    let target = lab.topology().target(&to).expect("a target").ip();
     let before = agent(&lab, "east-2");
     for (node, setting, condition) in [
         (
@@ -114,7 +83,7 @@ fn a_legacy_firewall_that_drops_is_named_with_the_commands_that_open_it() {
             .unwrap()
             .is_err()
         );
-        knock(&lab, &from, &to);
+        knock(&lab, &from, target);
         let said = wait_for(&lab, node, condition, true);
         for command in commands(&said) {
             assert!(command.starts_with("iptables-legacy -I "), "{said}");
@@ -149,25 +118,12 @@ fn all_pass(lab: &Lab, from: &str, to: &str) {
     }
 }
 
-/// As a cautious administrator sets it up: what is not known is dropped.
-fn drop_by_default(lab: &Lab, node: &str) {
-    for command in [
-        "iptables-nft -A INPUT -p tcp -j ACCEPT",
-        "iptables-nft -A INPUT -p icmp -j ACCEPT",
-        "iptables-nft -A FORWARD -s 10.101.0.0/16 -d 10.101.0.0/16 -j ACCEPT",
-        "iptables-nft -P FORWARD DROP",
-        "iptables-nft -P INPUT DROP",
-    ] {
-        run(lab, node, command);
-    }
-}
-
 #[test]
 fn what_iptables_nft_would_drop_is_let_through_before_and_after_the_agents_start() {
     let lab = lab("iptables-nft");
     let (from, to) = (pod(&lab, "east-2"), pod(&lab, "west-2"));
     for node in ["east-2", "east-1"] {
-        drop_by_default(&lab, node);
+        Flavour::IptablesNft.install(&lab, node);
     }
     all_pass(&lab, &from, &to);
     assert_eq!(
@@ -196,7 +152,7 @@ fn what_iptables_nft_would_drop_is_let_through_before_and_after_the_agents_start
     for node in ["east-2", "east-1"] {
         lab.kill(node, Role::RouteAgent).unwrap();
         run(&lab, node, "iptables-nft -F");
-        drop_by_default(&lab, node);
+        Flavour::IptablesNft.install(&lab, node);
         lab.restart(node, Role::RouteAgent).unwrap();
     }
     all_pass(&lab, &from, &to);

@@ -277,7 +277,10 @@ impl State {
         if self.role() != Role::Gateway {
             return (loose, None);
         }
-        loose.insert(routes::device(view.family).to_owned());
+        // Without an address to stand on there is no such device of ours; one of that name is somebody's.
+        if view.underlay.is_some() {
+            loose.insert(routes::device(view.family).to_owned());
+        }
         let cable = self
             .cable_link(Family::V4)
             .filter(|link| host.links.contains_key(*link));

@@ -81,13 +81,44 @@ pub(crate) fn all() -> Vec<Case> {
             vec![
                 Event::Cable(Some(true)),
                 Event::Gateway(Some(0), Which::Usual),
-                Event::Remote(
-                    2,
-                    Some(Remote {
-                        address: Which::InOwnSubnet,
-                        subnets: [2].into(),
-                    }),
-                ),
+                Event::Remote(2, in_own_subnet(2)),
+            ],
+        ),
+        (
+            "somebody's link of our name, on a gateway without an address to stand on",
+            v4(),
+            vec![
+                Event::Node(0, None),
+                Event::DefaultRoute(None),
+                Event::Gateway(Some(0), Which::Usual),
+                Event::Foreign(Foreign::Namesake, true),
+            ],
+        ),
+        (
+            "two clusters' gateways with one address, of a family that this cluster does not have",
+            v4(),
+            vec![
+                Event::Remote(1, in_own_subnet(5)),
+                Event::Remote(0, in_own_subnet(5)),
+            ],
+        ),
+        (
+            "a gateway that is like neither of two nodes that differ in their first octet",
+            v4(),
+            vec![
+                Event::Node(0, None),
+                Event::DefaultRoute(Some(1)),
+                Event::Node(2, Some(Which::Twin)),
+                Event::Gateway(Some(0), Which::Usual),
+            ],
+        ),
+        (
+            "a Node that comes after its agent",
+            v4(),
+            vec![
+                Event::Agent(3, Some(true)),
+                Event::Node(3, Some(Which::Usual)),
+                Event::Gateway(Some(0), Which::Usual),
             ],
         ),
     ]
@@ -97,6 +128,13 @@ fn announcing(subnet: usize) -> Option<Remote> {
     Some(Remote {
         address: Which::Usual,
         subnets: [subnet].into(),
+    })
+}
+
+fn in_own_subnet(subnet: usize) -> Option<Remote> {
+    announcing(subnet).map(|remote| Remote {
+        address: Which::InOwnSubnet,
+        ..remote
     })
 }
 

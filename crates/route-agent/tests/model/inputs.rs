@@ -54,14 +54,13 @@ impl World {
                 .into_iter()
                 .map(Input::Endpoints)
                 .collect(),
-            Event::Node(..) | Event::Annotation(_) => changes(&before.nodes(), self.nodes())
-                .into_iter()
-                .map(Input::Nodes)
-                .collect(),
-            Event::Agent(..) => changes(&before.agents(), self.agents())
-                .into_iter()
-                .map(Input::Agents)
-                .collect(),
+            // An agent publishes what follows from its Node's address.
+            Event::Node(..) | Event::Annotation(_) | Event::Agent(..) => {
+                let nodes = changes(&before.nodes(), self.nodes()).into_iter();
+                let agents = changes(&before.agents(), self.agents()).into_iter();
+                let nodes = nodes.map(Input::Nodes);
+                nodes.chain(agents.map(Input::Agents)).collect()
+            }
             Event::CniLink(..)
             | Event::CniUp(..)
             | Event::CniAddress(..)

@@ -1,5 +1,6 @@
 //! One sequence: the agent's state, a kernel, and the model's verdict after each event.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -384,13 +385,13 @@ impl Trial {
         let mut outers: Vec<(IpAddr, usize)> = others
             .filter_map(|(n, which)| Some((node_ip(*n, *which, family)?, *n)))
             .collect();
-        // Of two nodes that can't be told apart, one on our network goes first, then the lower address.
-        let begins = |ip: &IpAddr| match (ip, own) {
-            (IpAddr::V4(a), IpAddr::V4(b)) => a.octets()[0] == b.octets()[0],
-            (IpAddr::V6(a), IpAddr::V6(b)) => a.segments()[..2] == b.segments()[..2],
-            _ => false,
+        // Of two nodes that can't be told apart, the one goes first whose address is more like ours, then the lower address.
+        let like_own = |ip: &IpAddr| {
+            let longest = if ip.is_ipv4() { 32 } else { 128 };
+            let shares = |length: &u8| IpNet::new(own, *length).is_ok_and(|net| net.contains(ip));
+            (0..=longest).rev().find(shares)
         };
-        outers.sort_by_key(|(ip, node)| (!begins(ip), *ip, *node));
+        outers.sort_by_key(|(ip, node)| (Reverse(like_own(ip)), *ip, *node));
         for (outer, node) in outers {
             if !seen.insert(node_inner(outer)) {
                 continue;

@@ -357,11 +357,17 @@ pub(crate) fn remote_ip(cluster: usize, remote: &Remote, family: Family) -> Opti
     })
 }
 
-/// An address inside a prefix.
+/// An address inside a prefix: with this number, as far as it has room for it.
 pub(crate) fn host_of(net: &IpNet, number: u8) -> IpAddr {
     match net {
-        IpNet::V4(n) => Ipv4Addr::from_bits(n.network().to_bits() + u32::from(number)).into(),
-        IpNet::V6(n) => Ipv6Addr::from_bits(n.network().to_bits() + u128::from(number)).into(),
+        IpNet::V4(n) => {
+            let inside = u32::from(number) & n.hostmask().to_bits();
+            Ipv4Addr::from_bits(n.network().to_bits() | inside).into()
+        }
+        IpNet::V6(n) => {
+            let inside = u128::from(number) & n.hostmask().to_bits();
+            Ipv6Addr::from_bits(n.network().to_bits() | inside).into()
+        }
     }
 }
 

@@ -420,3 +420,25 @@ fn each_bad_input_is_told_by_name_and_nothing_else_suffers() {
         assert_eq!(ips.len(), neighbours.len(), "{what}: {neighbours:?}");
     }
 }
+
+#[test]
+fn gateways_that_share_an_address_of_a_family_that_we_do_not_have_are_no_conflict() {
+    let shared = |cluster: &str, own: &str, nets: &[&str]| EndpointSpec {
+        private_ips: vec![own.into(), "fd00:9::b".into()],
+        ..spec(cluster, own, nets)
+    };
+    let case = |second: EndpointSpec| Case {
+        what: "",
+        endpoints: vec![
+            ("aaa", shared("aaa", "172.30.8.11", &["10.8.0.0/16"])),
+            ("bbb", second),
+        ],
+        nodes: Vec::new(),
+        on: GATEWAY,
+        told: None,
+        routed: &[],
+    };
+    let told = |second| condition(&with(&case(second)).plan(), "CableAddressConflict").is_some();
+    assert!(!told(shared("bbb", "172.30.9.11", &["10.9.0.0/16"])));
+    assert!(told(shared("bbb", "10.30.8.11", &["10.9.0.0/16"])));
+}

@@ -110,6 +110,18 @@ fn what_was_loose_or_off_or_is_ours_is_not_remembered() {
 }
 
 #[test]
+fn a_link_of_our_name_is_left_alone_where_we_want_none() {
+    let mut host = bare_host("172.30.1.99");
+    host.routes.clear();
+    host.links.insert(NODE_VXLAN.into(), link(LinkKind::Bridge));
+    host.sysctls.insert(rp_filter_path(NODE_VXLAN), "1".into());
+    let plan = state(GATEWAY, host).plan();
+    assert_eq!(plan.role, "gateway");
+    assert!(!plan.wanted.loose_reverse_path.contains(NODE_VXLAN));
+    assert_eq!(elements(&plan, MAP), []);
+}
+
+#[test]
 fn what_somebody_else_changed_since_is_his() {
     let mut s = state(WORKER, bare_host("172.30.1.12"));
     settle(&mut s, 1);
