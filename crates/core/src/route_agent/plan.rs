@@ -205,6 +205,7 @@ impl State {
                     let cable = self.gateway_cable(view.family);
                     wanted_routes.extend(routes::gateway(view, host, &cable));
                     rules.insert(routes::gateway_rule(view.family, &cable));
+                    rules.insert(routes::underlay_rule(view.family));
                 }
                 Role::Worker | Role::NoGateway => wanted_routes.append(&mut routes::worker(view)),
             }

@@ -11,6 +11,7 @@ use strait_host::{
 };
 
 use super::outer;
+use crate::discovery::Results as Paths;
 use crate::driver::Driver;
 use crate::local::Underlay;
 use crate::remote::Remote;
@@ -27,6 +28,7 @@ const fn device(family: Family) -> &'static str {
 pub(in crate::gateway) fn wanted(
     underlays: &BTreeMap<Family, Underlay>,
     remotes: &[Remote<'_>],
+    paths: &Paths,
     port: u16,
     mac: Option<Mac>,
 ) -> Wanted {
@@ -66,8 +68,9 @@ pub(in crate::gateway) fn wanted(
             .filter(|r| r.endpoint.backend == Driver::Vxlan.name())
         {
             let endpoint = remote.endpoint;
-            let (Some(dst), Some(private)) = (outer(endpoint, *family), remote.private_ip(*family))
-            else {
+            // What is rewritten on the way would not arrive at the other side's device, or not be taken by its filter.
+            let path = outer(endpoint, *family, paths).filter(|path| path.rewritten().is_none());
+            let (Some(path), Some(private)) = (path, remote.private_ip(*family)) else {
                 continue;
             };
             let mac = remote.vtep_mac().filter(|mac| macs.insert(*mac));
@@ -81,7 +84,7 @@ pub(in crate::gateway) fn wanted(
             fdb.insert(Fdb {
                 link: name.clone(),
                 mac: mac.unwrap_or(Mac::ZERO),
-                dst,
+                dst: path.ip,
             });
         }
     }
