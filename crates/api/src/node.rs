@@ -145,3 +145,58 @@ fn clamp_mss(object: &Object) -> Option<Result<u16, String>> {
         format!("annotation {ANNOTATION_CLAMP_MSS}: '{shown}' is no segment size; expected bytes, {LEAST_MSS} to 65535")
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Kind;
+
+    #[test]
+    fn what_a_node_says_of_its_gateway_is_read_and_what_cannot_be_used_is_named() {
+        let mut object = Object::new(Kind::Node, "", "gw");
+        let with = |key: &str| format!("{NODE_GATEWAY_PREFIX}{key}");
+        object.labels.insert(with("udp-port"), "4501".into());
+        object
+            .labels
+            .insert(with("natt-discovery-port"), "4491".into());
+        object
+            .labels
+            .insert("submariner.io/gateway".into(), "true".into());
+        let annotations = &mut object.annotations;
+        annotations.insert(with("natt-discovery-port"), "0".into());
+        annotations.insert(with("public-ip"), "ipv4:192.0.2.1".into());
+        annotations.insert(with("preferred-server"), "True".into());
+        let hints = Node::parse(&object).unwrap().gateway;
+        let expected = GatewayHints {
+            udp_port: Some(4501),
+            natt_port: Some(0),
+            public_ip: Some("ipv4:192.0.2.1".into()),
+            preferred_server: Some(true),
+            problems: Vec::new(),
+        };
+        assert_eq!(hints, expected, "an annotation goes before a label");
+        for (key, value, said) in [
+            ("udp-port", "0", "expected a port"),
+            ("natt-discovery-port", "65536", "or 0 for none"),
+            ("preferred-server", "perhaps", "true or false"),
+            (
+                "colour",
+                "blue",
+                "gateway.submariner.io/colour is not known",
+            ),
+        ] {
+            let mut object = Object::new(Kind::Node, "", "gw");
+            object.annotations.insert(with(key), value.into());
+            let hints = Node::parse(&object).unwrap().gateway;
+            assert!(hints.problems[0].contains(said), "{:?}", hints.problems);
+            let problems = hints.problems.clone();
+            assert_eq!(
+                hints,
+                GatewayHints {
+                    problems,
+                    ..GatewayHints::default()
+                }
+            );
+        }
+    }
+}

@@ -149,3 +149,6 @@ async fn name_of(name: &str) -> Result<Answer, String> {
         .map_err(|error| error.to_string())?;
     Ok(Answer::Addresses(addresses.map(|a| a.ip()).collect()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -139,7 +139,9 @@ impl Gateway {
             let made = |change: &Change| matches!(change, Change::CreateLink(..));
             cable.want(plan.tunnels, pass.outcome.made.iter().any(made));
         }
-        replace(&self.discovery, plan.discovery);
+        if let Some(wanted) = plan.discovery {
+            replace(&self.discovery, wanted);
+        }
         replace(&self.public, plan.public);
         replace(&self.health, plan.health);
         replace(&self.local, plan.local);

@@ -34,8 +34,8 @@ pub struct Plan {
     pub broker: Vec<ObjectChange>,
     /// What a WireGuard cable's device is to have; `None` while that is not known, or for another cable.
     pub tunnels: Option<WireGuard>,
-    /// Whom to ask which way there is to it, and who asks.
-    pub discovery: discovery::Wanted,
+    /// Whom to ask which way there is to it, and who asks; `None` while that is not known: what was said before holds.
+    pub discovery: Option<discovery::Wanted>,
     /// Whom to ask for the public address.
     pub public: public::Ask,
     /// Whom to ping.
@@ -79,7 +79,7 @@ impl State {
                 .filter_map(|e| e.parsed.as_ref().ok());
             let (remotes, problems) = remotes(endpoints, &self.settings.cluster, &self.ours(own));
             conditions.extend(problems);
-            plan.discovery = self.discovery(own, &remotes);
+            plan.discovery = Some(self.discovery(own, &remotes));
             let known = self.cable(own, &remotes, &mut plan);
             conditions.append(&mut plan.conditions);
             if self.settings.health_check {

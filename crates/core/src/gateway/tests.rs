@@ -1,5 +1,6 @@
 //! What the gateway publishes, what travels, and the cable.
 
+mod discovery;
 mod health;
 mod wireguard;
 
