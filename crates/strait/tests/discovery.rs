@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use common::joined;
 use serde_json::{Value, json};
-use strait_lab::{Lab, Options, Role};
+use strait_lab::{Families, Lab, Options, Role};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const BROKER: &str = "/apis/submariner.io/v1/namespaces/submariner-k8s-broker/endpoints";
@@ -143,6 +143,16 @@ fn peers_of_both_dialects_are_found_at_their_private_address_though_they_say_tha
         "ip address add 198.51.100.71/24 dev wan
          ip address add 198.51.100.72/24 dev wan",
     );
+    // Counts what leaves with the mark.
+    for command in [
+        "nft add table inet judge",
+        "nft add chain inet judge out { type filter hook output priority 0 ; }",
+        "nft add rule inet judge out udp sport 4490 meta mark 0x53 counter",
+        "nft add rule inet judge out udp sport 4490 meta mark != 0x53 counter drop",
+    ] {
+        let words: Vec<&str> = command.split(' ').collect();
+        lab.exec("east-1", &words).expect(command);
+    }
     let mut peers = Vec::new();
     for (dialect, cluster, private, suffix) in [
         ("0.19", "old", "198.51.100.71", ""),
@@ -201,6 +211,18 @@ fn peers_of_both_dialects_are_found_at_their_private_address_though_they_say_tha
         );
         assert!(page.contains(&path), "{path}: {page}");
     }
+    let counters = lab
+        .exec("east-1", &["nft", "-j", "list", "table", "inet", "judge"])
+        .expect("nft");
+    let counters: Value = serde_json::from_str(&counters).expect("JSON");
+    let packets: Vec<u64> = counters["nftables"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|one| one["rule"]["expr"].as_array())
+        .filter_map(|expr| expr.iter().find_map(|e| e["counter"]["packets"].as_u64()))
+        .collect();
+    assert!(packets[0] > 0 && packets[1] == 0, "{packets:?}");
     // What goes to other gateways goes by the main table, whatever the cable's says.
     let rules = lab.exec("east-1", &["ip", "-j", "rule"]).expect("ip");
     let rules: Vec<Value> = serde_json::from_str(&rules).expect("JSON");
@@ -289,4 +311,114 @@ fn hostile_datagrams_are_counted_and_the_next_request_is_answered() {
         .page("east-1", Role::Gateway, "/readyz")
         .expect("a page");
     assert!(page.starts_with("ok"), "{page}");
+}
+
+#[test]
+fn what_a_node_says_of_its_gateway_is_published_and_asked_at_once() {
+    let lab = joined("nodehint", small());
+    let node = "/api/v1/nodes/east-1";
+    let annotations = json!({
+        "gateway.submariner.io/public-ip": "api:127.0.0.1:1/ip,ipv4:203.0.113.5",
+        "gateway.submariner.io/natt-discovery-port": "4491",
+        "gateway.submariner.io/colour": "blue",
+    });
+    let patch = json!({"metadata": {"annotations": annotations}});
+    lab.api("east", "PATCH", node, &patch).expect("it is taken");
+    let path = format!("{BROKER}/east-{CABLE}");
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let endpoint = lab.api("broker", "GET", &path, &Value::Null).expect("it");
+        let spec = &endpoint["spec"];
+        if spec["public_ip"] == "203.0.113.5" {
+            assert_eq!(spec["public_ips"], json!(["203.0.113.5"]));
+            assert_eq!(spec["backend_config"]["natt-discovery-port"], "4491");
+            break;
+        }
+        assert!(Instant::now() < deadline, "{spec:#}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // West asks where east is now, and finds it.
+    let west = "/apis/submariner.io/v1/namespaces/submariner-operator/gateways/west-1";
+    loop {
+        let gateway = lab.api("west", "GET", west, &Value::Null).expect("it");
+        let page = lab
+            .page("west-1", Role::Gateway, "/metrics")
+            .expect("metrics");
+        let connection = &gateway["status"]["connections"][0];
+        let told = connection["endpoint"]["public_ip"] == "203.0.113.5";
+        if told && page.contains("strait_discovery_path{cluster=\"east\",family=\"v4\",state=\"answered\",nat=\"false\"} 1") {
+            assert_eq!(connection["usingIP"], EAST);
+            break;
+        }
+        assert!(Instant::now() < deadline, "{gateway:#}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let sockets = lab.exec("east-1", &["ss", "-Hlun"]).expect("ss");
+    assert!(
+        sockets.contains(":4491 ") && !sockets.contains(":4490 "),
+        "{sockets}"
+    );
+    let page = lab
+        .page("east-1", Role::Gateway, "/readyz")
+        .expect("a page");
+    assert!(
+        page.starts_with("ok") && page.contains("gateway.submariner.io/colour"),
+        "{page}"
+    );
+}
+
+#[test]
+fn gateways_find_each_other_in_both_families_and_an_ipv6_peer_of_0_21_is_not_behind_a_nat() {
+    let lab = joined(
+        "natt6",
+        Options {
+            families: Families::Dual,
+            ..small()
+        },
+    );
+    internet(&lab, "ip address add 2001:db8:100::71/64 dev wan nodad");
+    // It compares the destination with an IPv4 address of its own, as that release does.
+    let cable = "submariner-cable-six";
+    let words = [
+        "python3",
+        PEER,
+        "serve",
+        "0.21",
+        "six",
+        cable,
+        "2001:db8:100::71",
+        "192.0.2.1",
+    ];
+    let mut child = lab
+        .command("internet", words)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("a peer");
+    let mut out = BufReader::new(child.stdout.take().expect("its output"));
+    let _peer = Ended(child);
+    let mut six = endpoint("six", "", "", "fd10:77::/48");
+    six["spec"]["private_ips"] = json!(["2001:db8:100::71"]);
+    publish(&lab, &six);
+    let mut line = String::new();
+    while !line.starts_with("NAT_DETECTED submariner-cable-six-v6 ") {
+        line.clear();
+        assert!(out.read_line(&mut line).expect("a line") > 0, "never asked");
+    }
+    let path = |cluster: &str, family: &str| {
+        format!(
+            "strait_discovery_path{{cluster=\"{cluster}\",family=\"{family}\",state=\"answered\",nat=\"false\"}} 1"
+        )
+    };
+    let wanted = [path("west", "v4"), path("west", "v6"), path("six", "v6")];
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let page = lab
+            .page("east-1", Role::Gateway, "/metrics")
+            .expect("metrics");
+        if wanted.iter().all(|one| page.contains(one)) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{page}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }

@@ -1,6 +1,7 @@
 """A NAT-discovery peer, written from the protocol alone: protobuf 3 over UDP, without a protobuf library.
 
-    natt_peer.py serve DIALECT CLUSTER CABLE PRIVATE-IP    answers as a gateway of that release would
+    natt_peer.py serve DIALECT CLUSTER CABLE PRIVATE-IP [COMPARED-IP]
+        answers as a gateway of that release would; COMPARED-IP is what it compares destinations with
     natt_peer.py ask DIALECT CLUSTER CABLE TO-CLUSTER TO-CABLE FROM TO [SAID-FROM]
     natt_peer.py hostile TO                                sends what must not hurt
 
@@ -82,7 +83,7 @@ def bound(ip):
     return sock
 
 
-def serve(dialect, cluster, cable, private):
+def serve(dialect, cluster, cable, private, compared=None):
     sock = bound(private)
     print("ready", flush=True)
     while True:
@@ -94,7 +95,7 @@ def serve(dialect, cluster, cable, private):
         own = called(dialect, cable, private)
         said, to = pair(request[4]), pair(request[5])
         to_cluster, to_endpoint = (fields(request[3]).get(n, b"").decode() for n in (1, 2))
-        flags = [bool(said[0]) and said[0] != source[0], said[1] != source[1], to[0] != private]
+        flags = [bool(said[0]) and said[0] != source[0], said[1] != source[1], to[0] != (compared or private)]
         if to_cluster != cluster:
             verdict = 2
         elif to_endpoint != own:
