@@ -114,6 +114,22 @@ impl Target {
     }
 }
 
+/// How a gateway is reached in a family: as was found, or as is assumed until then.
+#[must_use]
+pub fn reached(endpoint: &Endpoint, family: Family, found: &Results) -> Option<Path> {
+    let target = Target::new(endpoint, family, false);
+    if let Some(path) = found.get(&target.key) {
+        return Some(*path);
+    }
+    let state = target
+        .port
+        .map_or(PathState::Assumed, |_| PathState::Asking);
+    Some(Path {
+        state,
+        ..target.assumed()?
+    })
+}
+
 /// What is to be found out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Wanted {
@@ -149,7 +165,10 @@ impl Path {
             (PathState::Silent, Some(from)) => Some(format!(
                 "a NAT was found on the way from the other side: what it sends arrives from {from}, and {ip} does not answer"
             )),
-            (PathState::Answered | PathState::Silent | PathState::Assumed, _) => None,
+            (
+                PathState::Answered | PathState::Silent | PathState::Asking | PathState::Assumed,
+                _,
+            ) => None,
         }
     }
 }
@@ -157,8 +176,10 @@ impl Path {
 /// How a path is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PathState {
-    /// It is assumed, since there was no time for an answer yet, or nobody is asked.
+    /// It is assumed, since nobody is asked.
     Assumed,
+    /// It is assumed until there is an answer.
+    Asking,
     /// It is assumed, since nobody answered.
     Silent,
     /// The other side answered.
@@ -171,6 +192,7 @@ impl PathState {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Assumed => "assumed",
+            Self::Asking => "asking",
             Self::Silent => "silent",
             Self::Answered => "answered",
         }

@@ -66,7 +66,7 @@ pub(super) struct Check {
     begun: Time,
     again_at: Option<Time>,
     pause: Duration,
-    /// In which the other side answered last.
+    /// In which the other side answered in this round: before the next one it may be another release.
     dialect: Option<Dialect>,
     comes_from: Option<SocketAddr>,
 }
@@ -108,7 +108,6 @@ impl Check {
         });
         self.path = kept.or_else(|| self.target.assumed());
         self.comes_from = None;
-        self.dialect = None;
         self.pause = AGAIN;
         self.begin(can_ask, now);
     }
@@ -116,6 +115,7 @@ impl Check {
     fn begin(&mut self, can_ask: bool, now: Time) {
         self.again_at = None;
         self.begun = now;
+        self.dialect = None;
         self.round = None;
         if !can_ask || self.target.port.is_none() {
             // Nobody will ever answer.
@@ -267,7 +267,13 @@ impl Check {
 
     pub(super) fn path(&self) -> Option<Path> {
         let path = self.path?;
+        let asking = path.state == PathState::Assumed && self.round.is_some();
         Some(Path {
+            state: if asking {
+                PathState::Asking
+            } else {
+                path.state
+            },
             comes_from: self.comes_from.filter(|_| path.state == PathState::Silent),
             ..path
         })

@@ -5,22 +5,15 @@ pub(super) mod wireguard;
 
 use std::collections::BTreeMap;
 
-use strait_api::Endpoint;
 use strait_api::gateway::{Connection, ConnectionStatus};
 use strait_host::{Family, Key};
 
 use super::health::Health;
-use crate::discovery::{Path, Results as Paths, Target};
+use crate::discovery::{Path, Results as Paths, reached};
 use crate::driver::Driver;
 use crate::local::Underlay;
 use crate::remote::Remote;
 use wireguard::{Keys, Tunnel};
-
-/// How a peer is reached in a family: as discovery found, or as it is assumed until then.
-fn outer(endpoint: &Endpoint, family: Family, paths: &Paths) -> Option<Path> {
-    let target = Target::new(endpoint, family, false);
-    paths.get(&target.key).copied().or_else(|| target.assumed())
-}
 
 /// What is known of the tunnels of this gateway's cable.
 pub(super) enum Known<'a> {
@@ -57,7 +50,7 @@ impl Known<'_> {
             Self::Vxlan if remote.indistinct.contains(&family) => error(format!(
                 "its {family} address inside the cable is another gateway's: see CableAddressConflict"
             )),
-            Self::Vxlan => match outer(endpoint, family, paths) {
+            Self::Vxlan => match reached(endpoint, family, paths) {
                 Some(path) => match path.rewritten() {
                     None => (ConnectionStatus::Connected, String::new(), Some(path)),
                     Some(why) => error(format!("a VXLAN cable can't pass a NAT: {why}")),

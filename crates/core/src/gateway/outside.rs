@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use strait_api::Endpoint;
 use strait_api::names::{
     BACKEND_INTERFACE, BACKEND_LOAD_BALANCER, BACKEND_NATT_PORT, BACKEND_PREFERRED_SERVER,
     BACKEND_PUBLIC_KEY, BACKEND_UDP_PORT, NATT_PORT, NODE_GATEWAY_PREFIX,
 };
 use strait_api::node::GatewayHints;
-use strait_api::{Endpoint, ObjectKey};
 use strait_host::Family;
 
 use super::plan::Own;
@@ -107,15 +107,10 @@ impl State {
             return Vec::new();
         }
         let name = Endpoint::object_name(s.cluster.as_str(), cable_name);
-        let published = self.endpoints.get(&name).and_then(|entry| {
-            let ours = entry.object.key
-                == ObjectKey {
-                    name: name.clone(),
-                    namespace: s.namespace.clone(),
-                    ..entry.object.key.clone()
-                };
-            entry.parsed.as_ref().ok().filter(|_| ours)
-        });
+        let published = self.endpoints.get(&name);
+        let published = published
+            .and_then(|entry| entry.parsed.as_ref().ok())
+            .filter(|endpoint| endpoint.cluster == s.cluster);
         let of = |family: &Family| {
             let learned = self.public.addresses.get(family).copied();
             learned.or_else(|| {

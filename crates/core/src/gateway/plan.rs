@@ -117,7 +117,15 @@ impl State {
     fn cable<'a>(&'a self, own: &Own, remotes: &[Remote<'a>], plan: &mut Plan) -> Known<'a> {
         let port = self.port();
         let (Some(host), Some(device)) = (&self.host, own.device) else {
-            plan.wanted = vxlan::wanted(&own.underlays, remotes, &self.paths, port, Some(own.mac));
+            let host = self.host.as_deref();
+            plan.wanted = vxlan::wanted(
+                host,
+                &own.underlays,
+                remotes,
+                &self.paths,
+                port,
+                Some(own.mac),
+            );
             return Known::Vxlan;
         };
         if let Some(why) = &self.tunnels.failure {

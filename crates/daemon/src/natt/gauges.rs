@@ -69,7 +69,7 @@ impl Gauges {
             );
             registry.register(
                 "discovery_path",
-                "1 for the way to each other gateway: answered, silent (nobody answered) or assumed (not known yet, or nobody is asked)",
+                "1 for the way to each other gateway: answered, silent (nobody answered), asking, or assumed (nobody is asked)",
                 gauges.paths.clone(),
             );
         });

@@ -12,8 +12,7 @@ use strait_api::names::{
 use strait_api::{ClusterId, Endpoint};
 use strait_host::{Family, Host, Key, Link, LinkKind, Owned, Peer, PeerStatus, Wanted, WireGuard};
 
-use super::outer;
-use crate::discovery::{Path, PathState, Results as Paths};
+use crate::discovery::{Path, PathState, Results as Paths, reached};
 use crate::driver::Driver;
 use crate::local::Underlay;
 use crate::remote::Remote;
@@ -105,7 +104,11 @@ pub(in crate::gateway) fn reach(
     endpoint: &Endpoint,
     paths: &Paths,
 ) -> Option<Path> {
-    let all = || underlays.keys().filter_map(|f| outer(endpoint, *f, paths));
+    let all = || {
+        underlays
+            .keys()
+            .filter_map(|f| reached(endpoint, *f, paths))
+    };
     all()
         .find(|path| path.state != PathState::Silent)
         .or_else(|| all().next())

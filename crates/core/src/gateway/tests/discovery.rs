@@ -233,3 +233,26 @@ fn a_wireguard_peer_is_reached_by_what_was_found_nat_or_not() {
     );
     assert!(connection(&s).using_nat);
 }
+
+#[test]
+fn a_gateway_that_has_just_started_sends_where_the_one_before_it_did_until_it_knows() {
+    let mut s = with_west("vxlan");
+    let entry = |dst: &str| strait_host::Fdb {
+        link: CABLE_VXLAN.into(),
+        mac: Mac::ZERO,
+        dst: dst.parse().unwrap(),
+    };
+    let mut host = host();
+    host.fdb.insert(entry("198.51.100.2"));
+    host.fdb.insert(entry("203.0.113.9"));
+    s.apply(Input::Host(Arc::new(host.clone())), at(2));
+    assert_eq!(forwarded(&s), ["198.51.100.2"]);
+    found(&mut s, "172.30.2.11", false, PathState::Asking);
+    assert_eq!(forwarded(&s), ["198.51.100.2"]);
+    found(&mut s, "172.30.2.11", false, PathState::Silent);
+    assert_eq!(forwarded(&s), ["172.30.2.11"], "nobody answers for it");
+    host.fdb.insert(entry("172.30.2.11"));
+    s.apply(Input::Host(Arc::new(host)), at(3));
+    found(&mut s, "172.30.2.11", false, PathState::Asking);
+    assert_eq!(forwarded(&s), ["172.30.2.11"], "one of two says nothing");
+}
