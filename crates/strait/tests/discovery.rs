@@ -422,3 +422,57 @@ fn gateways_find_each_other_in_both_families_and_an_ipv6_peer_of_0_21_is_not_beh
         std::thread::sleep(Duration::from_millis(50));
     }
 }
+
+#[test]
+fn a_gateway_that_is_restarted_never_sends_where_it_had_found_that_nobody_is() {
+    let lab = joined(
+        "nattagain",
+        Options {
+            environment: vec![("SUBMARINER_NATENABLED".to_owned(), "true".to_owned())],
+            ..small()
+        },
+    );
+    // Without discovery this is where east would send to.
+    let annotations = json!({"gateway.submariner.io/public-ip": "ipv4:203.0.113.5"});
+    let patch = json!({"metadata": {"annotations": annotations}});
+    lab.api("west", "PATCH", "/api/v1/nodes/west-1", &patch)
+        .expect("it is taken");
+    let settled = || {
+        connection(&lab, "west", |c| {
+            c["endpoint"]["public_ip"] == "203.0.113.5" && c["usingIP"] == "172.30.2.11"
+        })
+    };
+    settled();
+    let mut monitor = lab
+        .command("east-1", ["bridge", "monitor", "fdb"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("a monitor");
+    let mut out = monitor.stdout.take().expect("its output");
+    let monitor = Ended(monitor);
+    for _ in 0..3 {
+        lab.kill("east-1", Role::Gateway).expect("it ends");
+        lab.restart("east-1", Role::Gateway).expect("it starts");
+        let deadline = Instant::now() + PATIENCE;
+        let path = "strait_discovery_path{cluster=\"west\",family=\"v4\",state=\"answered\",nat=\"false\"} 1";
+        while !lab
+            .page("east-1", Role::Gateway, "/metrics")
+            .is_ok_and(|page| page.contains(path))
+        {
+            assert!(Instant::now() < deadline, "it does not find west");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    settled();
+    // The monitor sees what changes: this entry is somebody else's.
+    let entry = "00:00:00:00:00:00 dev vxlan-tunnel dst 198.51.100.99";
+    let add = format!("bridge fdb append {entry}");
+    let words: Vec<&str> = add.split(' ').collect();
+    lab.exec("east-1", &words).expect("bridge");
+    std::thread::sleep(Duration::from_millis(500));
+    drop(monitor);
+    let mut seen = String::new();
+    std::io::Read::read_to_string(&mut out, &mut seen).expect("text");
+    assert!(seen.contains("198.51.100.99"), "{seen}");
+    assert!(!seen.contains("203.0.113.5"), "{seen}");
+}
