@@ -7,7 +7,10 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::names::{ANNOTATION_VTEP_MAC, BACKEND_INTERFACE, BACKEND_UDP_PORT, CABLE_PORT};
+use crate::names::{
+    ANNOTATION_VTEP_MAC, BACKEND_INTERFACE, BACKEND_LOAD_BALANCER, BACKEND_NATT_PORT,
+    BACKEND_UDP_PORT, CABLE_PORT,
+};
 use crate::{ClusterId, Object};
 
 /// `spec` of an Endpoint, also embedded in Gateway and RouteAgent.
@@ -79,6 +82,10 @@ pub struct Endpoint {
     pub backend: String,
     /// UDP port of the cable.
     pub udp_port: u16,
+    /// UDP port of NAT discovery; `None` where there is none, or none that can be read.
+    pub natt_port: Option<u16>,
+    /// Whether it is behind a load balancer.
+    pub load_balancer: bool,
     /// The cable's device on the gateway.
     pub interface: Option<String>,
     /// Ethernet address of the VXLAN cable's device, where the gateway is one of ours.
@@ -144,6 +151,7 @@ impl Endpoint {
         if let Some(name) = &interface {
             check_link_name(&format!("spec.backend_config[{BACKEND_INTERFACE}]"), name)?;
         }
+        let config = |key| spec.backend_config.get(key);
         Ok(Self {
             name: object.key.name.clone(),
             private_ips: addresses("private_ip", &spec.private_ips, &spec.private_ip)?,
@@ -160,6 +168,10 @@ impl Endpoint {
             subnets,
             backend: spec.backend.to_lowercase(),
             udp_port,
+            natt_port: config(BACKEND_NATT_PORT)
+                .and_then(|text| text.parse().ok())
+                .filter(|port| *port > 0),
+            load_balancer: config(BACKEND_LOAD_BALANCER).is_some_and(|text| text == "true"),
             interface,
             created: object.created,
             spec: Arc::new(spec),
@@ -215,18 +227,24 @@ fn addresses(field: &str, plural: &[String], singular: &str) -> Result<Vec<IpAdd
     Ok(found)
 }
 
-/// An address that a host can have.
-pub(crate) fn parse_ip(field: &str, text: &str) -> Result<IpAddr, String> {
-    let ip: IpAddr = text
-        .parse()
-        .map_err(|_| format!("{field}: '{}' is no IP address", cut(text)))?;
+/// Whether a host can have this address on a network.
+#[must_use]
+pub fn host_address(ip: IpAddr) -> bool {
     let special = match ip {
         // 0.0.0.0/8 and the broadcast address stand for no host (RFC 1122).
         IpAddr::V4(v4) => v4.octets()[0] == 0 || v4.is_broadcast(),
         // An IPv4 address in disguise would count as IPv6; a link-local one means nothing without its link.
         IpAddr::V6(v6) => v6.to_ipv4_mapped().is_some() || v6.is_unicast_link_local(),
     };
-    if special || ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() {
+    !(special || ip.is_unspecified() || ip.is_multicast() || ip.is_loopback())
+}
+
+/// An address that a host can have.
+pub(crate) fn parse_ip(field: &str, text: &str) -> Result<IpAddr, String> {
+    let ip: IpAddr = text
+        .parse()
+        .map_err(|_| format!("{field}: '{}' is no IP address", cut(text)))?;
+    if !host_address(ip) {
         return Err(format!(
             "{field}: {ip} can't be a host's address on a network"
         ));

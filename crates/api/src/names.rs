@@ -14,6 +14,9 @@ pub const LABEL_IP_POOL: &str = "submariner.io/ippool";
 pub const LABEL_GATEWAY: &str = "submariner.io/gateway";
 /// Annotation of a Node: maximum segment size of TCP connections with remote clusters that pass this node, in bytes.
 pub const ANNOTATION_CLAMP_MSS: &str = "submariner.io/tcp-clamp-mss";
+/// Prefix of labels and annotations of a Node with which users configure a gateway on it (upstream
+/// `endpoint/local_endpoint.go`). Submariner's gateway does not start on a Node that has others with this prefix.
+pub const NODE_GATEWAY_PREFIX: &str = "gateway.submariner.io/";
 /// Annotation of a Gateway: when it was last written, in Unix seconds, decimal.
 pub const ANNOTATION_UPDATE_TIMESTAMP: &str = "update-timestamp";
 /// Annotation of a RouteAgent (for `vx-submariner`) and of an Endpoint (for the VXLAN cable): the device's Ethernet
@@ -48,6 +51,9 @@ pub const WIREGUARD_KEEPALIVE: u16 = 10;
 /// UDP port of cables unless configured (upstream `port/port.go`, `ExternalTunnel`).
 pub const CABLE_PORT: u16 = 4500;
 
+/// UDP port of NAT discovery unless configured (upstream `port/port.go`, `NATTDiscovery`).
+pub const NATT_PORT: u16 = 4490;
+
 /// Bytes that VXLAN adds in IPv4: 20 IP, 8 UDP, 8 VXLAN, 14 Ethernet (RFC 7348).
 pub const VXLAN_OVERHEAD_V4: u32 = 50;
 /// Bytes that VXLAN adds in IPv6: 40 IP, 8 UDP, 8 VXLAN, 14 Ethernet (RFC 7348).
@@ -61,6 +67,8 @@ pub const TABLE_GATEWAY: u32 = 150;
 /// Mark (`SO_MARK`) of what cables and NAT discovery send: it goes by the main table, never through a tunnel. Apart from
 /// the bits of kube-proxy (0x4000, 0x8000), Cilium (0x0f00) and Calico (0xffff0000).
 pub const UNDERLAY_MARK: u32 = 0x53;
+/// Priority of the rule for [`UNDERLAY_MARK`]: before those of cables.
+pub const RULE_UNDERLAY: u32 = 99;
 /// `ifalias` of every link that is ours.
 pub const LINK_ALIAS: &str = "strait";
 /// Protocol number of our routes and rules. Free in linux/rtnetlink.h and in iproute2's rt_protos.
@@ -79,5 +87,9 @@ pub const BACKEND_UDP_PORT: &str = "udp-port";
 pub const BACKEND_NATT_PORT: &str = "natt-discovery-port";
 /// `backend_config`: public key of a WireGuard cable, base64.
 pub const BACKEND_PUBLIC_KEY: &str = "publicKey";
+/// `backend_config`: whether the gateway prefers that others connect to it.
+pub const BACKEND_PREFERRED_SERVER: &str = "preferred-server";
+/// `backend_config`: whether the gateway is behind a load balancer.
+pub const BACKEND_LOAD_BALANCER: &str = "using-loadbalancer";
 /// `backend_config`: the cable's device on the gateway.
 pub const BACKEND_INTERFACE: &str = "interface-name";

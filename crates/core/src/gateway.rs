@@ -6,7 +6,9 @@
 mod cable;
 mod health;
 mod objects;
+mod outside;
 mod plan;
+pub mod public;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +23,7 @@ use strait_api::names::{CABLE_VXLAN, CABLE_VXLAN_6, CABLE_WIREGUARD, LINK_ALIAS}
 use strait_api::{Cluster, ClusterId, Endpoint, Node, Object, ObjectKey};
 use strait_host::{Family, Host, Mac, Owner};
 
+use crate::discovery;
 use crate::driver::Driver;
 use crate::health::Results;
 use crate::machine::Machine;
@@ -51,6 +54,10 @@ pub struct Settings {
     pub port: u16,
     /// Whether there may be a NAT in front of this gateway.
     pub nat_enabled: bool,
+    /// Where this gateway's public address comes from (`SUBMARINER_PUBLICIP`), unless the Node says so.
+    pub public_ip: String,
+    /// Whether nobody outside may be asked for it.
+    pub air_gapped: bool,
     /// Whether to publish a target for health checks, and to ping those of others.
     pub health_check: bool,
     /// Version of the software, for the Gateway object.
@@ -76,6 +83,10 @@ pub enum Input {
     Device(Result<Device, String>),
     /// What became of all tunnels of a WireGuard cable.
     Tunnels(Tunnels),
+    /// What NAT discovery found.
+    Paths(discovery::Results),
+    /// What was learned of this gateway's public address.
+    Public(public::Public),
     /// The whole of this host's networking, read anew.
     Host(Arc<Host>),
     /// An object was written: as it was wanted, and as the server has it.
@@ -101,6 +112,8 @@ pub struct State {
     health: Results,
     device: Option<Result<Device, String>>,
     tunnels: Tunnels,
+    paths: discovery::Results,
+    public: public::Public,
     host: Option<Arc<Host>>,
     /// Ethernet addresses of the cable that a predecessor left, which other gateways have learned.
     learned_macs: BTreeMap<Family, Mac>,
@@ -124,6 +137,8 @@ impl State {
             health: Results::default(),
             device: None,
             tunnels: Tunnels::default(),
+            paths: discovery::Results::new(),
+            public: public::Public::default(),
             host: None,
             learned_macs: BTreeMap::new(),
             stored: Written::new(),
@@ -145,9 +160,10 @@ impl Machine for State {
             Input::Health(results) => self.health = results,
             Input::Device(device) => self.device = Some(device),
             Input::Tunnels(tunnels) => self.tunnels = tunnels,
+            Input::Paths(paths) => self.paths = paths,
+            Input::Public(public) => self.public = public,
             Input::Host(host) => {
-                let learned =
-                    cable::vxlan::learned_macs(&host, self.settings.port, self.host.is_none());
+                let learned = cable::vxlan::learned_macs(&host, self.port(), self.host.is_none());
                 self.learned_macs.extend(learned);
                 self.host = Some(host);
             }

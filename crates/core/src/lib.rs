@@ -4,6 +4,7 @@
 //! state gives the same plan.
 
 pub mod condition;
+pub mod discovery;
 pub mod driver;
 pub mod gateway;
 pub mod health;

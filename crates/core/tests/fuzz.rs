@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use strait_api::gateway::GatewayStatus;
 use strait_api::route_agent::{AgentInfo, RouteAgentStatus};
 use strait_api::{ClusterSpec, Endpoint, Kind, Node, Object};
+use strait_core::gateway::public::Ask;
 use strait_core::machine::Machine;
 use strait_core::net::{never_remote, overlap};
 use strait_core::route_agent::{Input, Settings, State};
@@ -229,6 +230,12 @@ fn no_object_makes_a_parser_panic_or_a_plan_route_what_is_ours() {
         readable(&object.section::<ClusterSpec>("spec"));
         readable(&object.section::<GatewayStatus>("status"));
         readable(&object.section::<RouteAgentStatus>("status"));
+        for hints in Node::parse(&object).into_iter().map(|node| node.gateway) {
+            let list = hints.public_ip.unwrap_or_default();
+            let (_, problems) = Ask::configured(&list, &Family::ALL.into(), false);
+            let problems = problems.into_iter().chain(hints.problems);
+            problems.for_each(|problem| readable::<()>(&Err(problem)));
+        }
         if let Ok(endpoint) = Endpoint::parse(&object) {
             let again = Object::new(Kind::Endpoint, "ns", "again").with("spec", &endpoint.spec);
             assert_eq!(Endpoint::parse(&again).unwrap().subnets, endpoint.subnets);

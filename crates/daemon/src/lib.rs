@@ -15,6 +15,7 @@ pub mod lock;
 pub mod logs;
 pub mod member;
 pub mod metrics;
+pub mod natt;
 pub mod objects;
 pub mod ping;
 pub mod readiness;

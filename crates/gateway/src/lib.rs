@@ -3,6 +3,7 @@
 
 pub mod cable;
 mod inputs;
+mod public;
 mod run;
 pub mod settings;
 mod status;

@@ -6,6 +6,8 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::ArgMatches;
 use strait_core::ObjectChange;
+use strait_core::discovery::Wanted;
+use strait_core::gateway::public::Ask;
 use strait_core::gateway::{Input, Plan, State, owner, tell};
 use strait_core::health::Target;
 use strait_daemon::engine::{Engine, Pass, replace};
@@ -14,13 +16,13 @@ use strait_daemon::http::Admin;
 use strait_daemon::kube::{broker_client, cluster_client};
 use strait_daemon::objects::Annotations;
 use strait_daemon::writer::{self, Report};
-use strait_daemon::{Drain, Heartbeat, Metrics, Readiness, lock, ping};
+use strait_daemon::{Drain, Heartbeat, Metrics, Readiness, lock, natt, ping};
 use strait_host::Change;
 use tokio::sync::{mpsc, watch};
 
 use crate::cable::Cable;
 use crate::settings::Configuration;
-use crate::{inputs, status, uninstall};
+use crate::{inputs, public, status, uninstall};
 
 /// How many inputs wait for the main loop before the watches wait.
 const QUEUE: usize = 1024;
@@ -65,6 +67,9 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     );
     let health_results = sender.clone();
     let to_cable = sender.clone();
+    let discovery = natt::start(&metrics, sender.clone(), Input::Paths);
+    let namespace = configuration.core.namespace.clone();
+    let public = public::start(cluster.clone(), namespace, sender.clone());
     let (written, mut reports) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         while let Some(report) = reports.recv().await {
@@ -81,6 +86,8 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
         writer::start(server, client, Annotations::Exact, metrics, reports)
     };
     let gateway = Gateway {
+        discovery,
+        public,
         health: ping::start(
             configuration.health.pings,
             HEALTH_REFRESH,
@@ -116,6 +123,8 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
 }
 
 struct Gateway {
+    discovery: watch::Sender<Wanted>,
+    public: watch::Sender<Ask>,
     health: watch::Sender<BTreeSet<Target>>,
     status: watch::Sender<Option<strait_api::Object>>,
     local: watch::Sender<Vec<ObjectChange>>,
@@ -130,6 +139,10 @@ impl Gateway {
             let made = |change: &Change| matches!(change, Change::CreateLink(..));
             cable.want(plan.tunnels, pass.outcome.made.iter().any(made));
         }
+        if let Some(wanted) = plan.discovery {
+            replace(&self.discovery, wanted);
+        }
+        replace(&self.public, plan.public);
         replace(&self.health, plan.health);
         replace(&self.local, plan.local);
         replace(&self.broker, plan.broker);

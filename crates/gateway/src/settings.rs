@@ -12,7 +12,7 @@ use strait_core::{Driver, gateway};
 use strait_daemon::kube::{BROKER, BrokerSettings};
 use strait_daemon::member::{MEMBER, Member};
 use strait_daemon::ping::{HEALTH, HealthSettings};
-use strait_daemon::settings::{Noted, command as settings_command};
+use strait_daemon::settings::{Noted, command as settings_command, go_bool};
 use strait_daemon::{Setting, Settings, SettingsError, http, logs};
 
 use crate::cable;
@@ -21,7 +21,7 @@ use crate::cable;
 const HEALTH_UNIT: Duration = Duration::from_secs(1);
 
 /// The settings of the gateway, beside those of every process.
-pub static TABLE: [Setting; 26] = [
+pub static TABLE: [Setting; 28] = [
     MEMBER[0],
     MEMBER[1],
     MEMBER[2],
@@ -66,6 +66,17 @@ pub static TABLE: [Setting; 26] = [
     Setting::new(
         "SUBMARINER_NATENABLED",
         "Whether there may be a NAT in front of this gateway; a VXLAN cable can't pass one",
+        "true or false",
+    )
+    .default("false"),
+    Setting::new(
+        "SUBMARINER_PUBLICIP",
+        "How this gateway's public address is known, unless its Node says so (gateway.submariner.io/public-ip); unset: public sites          are asked if there may be a NAT",
+        "METHOD:VALUE, with commas in between: ipv4 or ipv6 and an address, dns and a name, lb and a Service, api and what follows https://",
+    ),
+    Setting::new(
+        "AIR_GAPPED_DEPLOYMENT",
+        "Whether nobody may be asked for the public address: of SUBMARINER_PUBLICIP, addresses alone count then",
         "true or false",
     )
     .default("false"),
@@ -141,6 +152,8 @@ impl Configuration {
             _ => Ok(None),
         };
         let nat_enabled = s.bool("SUBMARINER_NATENABLED");
+        let public_ip = s.optional_text("SUBMARINER_PUBLICIP");
+        let air_gapped = s.optional("AIR_GAPPED_DEPLOYMENT", go_bool);
         let health = HealthSettings::read(&mut s, HEALTH_UNIT);
         let port = s.port("CE_IPSEC_NATTPORT");
         let kubeconfig = s.optional("KUBECONFIG", str::parse::<PathBuf>);
@@ -167,6 +180,8 @@ impl Configuration {
                     driver: driver?,
                     port: port?,
                     nat_enabled: nat_enabled?,
+                    public_ip: public_ip?.unwrap_or_default(),
+                    air_gapped: air_gapped?.unwrap_or_default(),
                     health_check: health.enabled,
                     version: env!("CARGO_PKG_VERSION").to_owned(),
                 },

@@ -4,29 +4,16 @@ pub(super) mod vxlan;
 pub(super) mod wireguard;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
-use strait_api::Endpoint;
 use strait_api::gateway::{Connection, ConnectionStatus};
 use strait_host::{Family, Key};
 
 use super::health::Health;
+use crate::discovery::{Path, Results as Paths, reached};
 use crate::driver::Driver;
 use crate::local::Underlay;
-use crate::net::ip_of;
 use crate::remote::Remote;
 use wireguard::{Keys, Tunnel};
-
-/// Where a peer is reached in a family: its public address if there may be a NAT in front of it, else the private one.
-fn outer(endpoint: &Endpoint, family: Family) -> Option<IpAddr> {
-    let private = ip_of(&endpoint.private_ips, family);
-    let public = ip_of(&endpoint.public_ips, family);
-    if endpoint.spec.nat_enabled {
-        public.or(private)
-    } else {
-        private.or(public)
-    }
-}
 
 /// What is known of the tunnels of this gateway's cable.
 pub(super) enum Known<'a> {
@@ -54,16 +41,20 @@ impl Known<'_> {
         &self,
         remote: &Remote<'_>,
         underlays: &BTreeMap<Family, Underlay>,
+        paths: &Paths,
         family: Family,
-    ) -> (ConnectionStatus, String, Option<IpAddr>) {
+    ) -> (ConnectionStatus, String, Option<Path>) {
         let endpoint = remote.endpoint;
         let error = |message: String| (ConnectionStatus::Error, message, None);
         match self {
             Self::Vxlan if remote.indistinct.contains(&family) => error(format!(
                 "its {family} address inside the cable is another gateway's: see CableAddressConflict"
             )),
-            Self::Vxlan => match outer(endpoint, family) {
-                Some(ip) => (ConnectionStatus::Connected, String::new(), Some(ip)),
+            Self::Vxlan => match reached(endpoint, family, paths) {
+                Some(path) => match path.rewritten() {
+                    None => (ConnectionStatus::Connected, String::new(), Some(path)),
+                    Some(why) => error(format!("a VXLAN cable can't pass a NAT: {why}")),
+                },
                 None => error(format!("the other side publishes no {family} address")),
             },
             Self::WireGuard { keys, tunnels } => {
@@ -72,11 +63,14 @@ impl Known<'_> {
                     Some(Err(why)) => return error(why.clone()),
                     None => return error("the other side has no public key".to_owned()),
                 };
-                let expected = wireguard::endpoint(underlays, endpoint).map(|at| at.ip());
+                let expected = wireguard::reach(underlays, endpoint, paths);
                 match tunnels.get(key) {
                     Some(Tunnel::Connected(from)) => {
-                        let ip = from.map(|at| at.ip()).or(expected);
-                        (ConnectionStatus::Connected, String::new(), ip)
+                        let path = expected.map(|path| Path {
+                            ip: from.map_or(path.ip, |at| at.ip()),
+                            ..path
+                        });
+                        (ConnectionStatus::Connected, String::new(), path)
                     }
                     Some(Tunnel::Dead) => {
                         let message = "no handshake for more than three minutes".to_owned();
@@ -97,18 +91,19 @@ pub(super) fn connections(
     underlays: &BTreeMap<Family, Underlay>,
     remotes: &[Remote<'_>],
     known: &Known<'_>,
+    paths: &Paths,
     health: &Health<'_>,
 ) -> Vec<Connection> {
     let mut connections = Vec::new();
     let driver = known.driver().name();
     for remote in remotes {
         let endpoint = remote.endpoint;
-        let connection = |status, message: String, using: Option<IpAddr>| Connection {
+        let connection = |status, message: String, using: Option<Path>| Connection {
             status,
             status_message: message,
             endpoint: (*endpoint.spec).clone(),
-            using_ip: using.map(|ip| ip.to_string()).unwrap_or_default(),
-            using_nat: false,
+            using_ip: using.map(|path| path.ip.to_string()).unwrap_or_default(),
+            using_nat: using.is_some_and(|path| path.nat),
             latency_rtt: None,
         };
         if endpoint.backend != driver {
@@ -124,7 +119,7 @@ pub(super) fn connections(
             .filter(|f| remote.subnets.iter().any(|s| Family::of_net(s) == **f));
         let before = connections.len();
         for family in families {
-            let (status, message, using) = known.state(remote, underlays, *family);
+            let (status, message, using) = known.state(remote, underlays, paths, *family);
             let connection = connection(status, message, using);
             connections.push(if status == ConnectionStatus::Error && using.is_none() {
                 connection

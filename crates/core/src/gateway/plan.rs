@@ -6,9 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde_json::Value;
 use strait_api::gateway::{GatewayStatus, HaStatus};
-use strait_api::names::{
-    ANNOTATION_VTEP_MAC, BACKEND_INTERFACE, BACKEND_NATT_PORT, BACKEND_PUBLIC_KEY, BACKEND_UDP_PORT,
-};
+use strait_api::names::ANNOTATION_VTEP_MAC;
 use strait_api::vtep::Vxlan;
 use strait_api::{ClusterSpec, Endpoint, EndpointSpec, Kind, Object, valid_name};
 use strait_host::{Family, Mac, Wanted, WireGuard};
@@ -18,12 +16,12 @@ use super::health::Health;
 use super::objects::{
     changes, from_broker, is_foreign_copy, is_own_on_broker, ordered, texts, to_broker,
 };
-use super::{Device, State};
+use super::{Device, State, public};
 use crate::driver::Driver;
 use crate::local::{Underlay, cni_address, every_link, routers, seen, underlay};
 use crate::net::{of_family, overlap};
 use crate::remote::{Ours, Remote, remotes};
-use crate::{Condition, ObjectChange, Planned, condition, health};
+use crate::{Condition, ObjectChange, Planned, condition, discovery, health};
 
 /// Everything that the gateway wants.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
@@ -36,6 +34,10 @@ pub struct Plan {
     pub broker: Vec<ObjectChange>,
     /// What a WireGuard cable's device is to have; `None` while that is not known, or for another cable.
     pub tunnels: Option<WireGuard>,
+    /// Whom to ask which way there is to it, and who asks; `None` while that is not known: what was said before holds.
+    pub discovery: Option<discovery::Wanted>,
+    /// Whom to ask for the public address.
+    pub public: public::Ask,
     /// Whom to ping.
     pub health: BTreeSet<health::Target>,
     /// Its Gateway object, without the time.
@@ -62,10 +64,12 @@ impl State {
             conditions.push(Condition::degraded("RejectedObject", refused.join("; ")));
         }
         let own = self.own(&mut conditions);
+        let ask = self.ask(&mut conditions);
         let (local, broker) = self.objects(own.as_ref(), &copies);
         let mut plan = Plan {
             local,
             broker,
+            public: ask,
             ..Plan::default()
         };
         if let (Some(own), true) = (&own, self.endpoints.is_known()) {
@@ -75,6 +79,7 @@ impl State {
                 .filter_map(|e| e.parsed.as_ref().ok());
             let (remotes, problems) = remotes(endpoints, &self.settings.cluster, &self.ours(own));
             conditions.extend(problems);
+            plan.discovery = Some(self.discovery(own, &remotes));
             let known = self.cable(own, &remotes, &mut plan);
             conditions.append(&mut plan.conditions);
             if self.settings.health_check {
@@ -90,6 +95,7 @@ impl State {
                     &own.underlays,
                     &remotes,
                     &known,
+                    &self.paths,
                     &Health {
                         enabled: self.settings.health_check,
                         results: &self.health,
@@ -109,9 +115,18 @@ impl State {
 
     /// Plans the cable; returns what is known of its tunnels.
     fn cable<'a>(&'a self, own: &Own, remotes: &[Remote<'a>], plan: &mut Plan) -> Known<'a> {
-        let port = self.settings.port;
+        let port = self.port();
         let (Some(host), Some(device)) = (&self.host, own.device) else {
-            plan.wanted = vxlan::wanted(&own.underlays, remotes, port, own.mac, &self.learned_macs);
+            let host = self.host.as_deref();
+            plan.wanted = vxlan::wanted(
+                host,
+                &own.underlays,
+                remotes,
+                &self.paths,
+                port,
+                own.mac,
+                &self.learned_macs,
+            );
             return Known::Vxlan;
         };
         if let Some(why) = &self.tunnels.failure {
@@ -121,7 +136,13 @@ impl State {
         }
         let keys = wireguard::keys(device.public_key, remotes);
         plan.wanted = wireguard::wanted(host, &own.underlays, device);
-        plan.tunnels = Some(wireguard::tunnels(&own.underlays, remotes, &keys, port));
+        plan.tunnels = Some(wireguard::tunnels(
+            &own.underlays,
+            remotes,
+            &self.paths,
+            &keys,
+            port,
+        ));
         Known::WireGuard {
             keys,
             tunnels: &self.tunnels.peers,
@@ -239,30 +260,23 @@ impl State {
                 .unwrap_or_default()
         };
         let private: Vec<IpAddr> = underlays.values().map(|u| u.ip).collect();
-        let mut backend_config = BTreeMap::from([
-            (BACKEND_UDP_PORT.to_owned(), s.port.to_string()),
-            (BACKEND_NATT_PORT.to_owned(), "0".to_owned()),
-            (BACKEND_INTERFACE.to_owned(), s.driver.device().to_owned()),
-        ]);
-        if let Some(device) = device {
-            let key = device.public_key.to_string();
-            backend_config.insert(BACKEND_PUBLIC_KEY.to_owned(), key);
-        }
+        let cable_name = Endpoint::cable_name(&s.cluster, first);
+        let public = self.public_ips(&cable_name, underlays);
         let usable = |net: &&IpNet| underlays.contains_key(&Family::of_net(net));
         EndpointSpec {
             cluster_id: s.cluster.to_string(),
-            cable_name: Endpoint::cable_name(&s.cluster, first),
+            cable_name,
             health_check_ip: v4(health),
             health_check_ips: text(health),
             hostname: s.hostname.clone(),
             subnets: texts(self.local_cidrs().iter().filter(usable)),
             private_ip: v4(&private),
             private_ips: text(&private),
-            public_ip: String::new(),
-            public_ips: Vec::new(),
+            public_ip: v4(&public),
+            public_ips: text(&public),
             nat_enabled: s.nat_enabled,
             backend: s.driver.name().to_owned(),
-            backend_config,
+            backend_config: self.backend_config(device),
         }
     }
 
@@ -453,12 +467,12 @@ pub fn tell(object: &mut Object, conditions: &[Condition]) {
 }
 
 /// What this gateway publishes of itself.
-struct Own {
-    underlays: BTreeMap<Family, Underlay>,
+pub(super) struct Own {
+    pub underlays: BTreeMap<Family, Underlay>,
     /// That of a WireGuard cable.
     device: Option<Device>,
     mac: Mac,
-    spec: EndpointSpec,
+    pub spec: EndpointSpec,
 }
 
 /// Other clusters' objects, as they should stand here.

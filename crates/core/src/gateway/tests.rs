@@ -1,6 +1,7 @@
 //! What the gateway publishes, what travels, and the cable.
 
 mod adopted;
+mod discovery;
 mod health;
 mod wireguard;
 
@@ -28,6 +29,8 @@ fn settings() -> Settings {
         driver: Driver::Vxlan,
         port: 4500,
         nat_enabled: false,
+        public_ip: String::new(),
+        air_gapped: false,
         health_check: true,
         version: "test".into(),
     }
@@ -63,7 +66,7 @@ fn state() -> State {
     let mut s = State::new(settings());
     let node = Node {
         internal_ips: vec!["172.30.1.11".parse().unwrap()],
-        clamp_mss: None,
+        ..Node::default()
     };
     for input in [
         Input::Clusters(empty()),
@@ -154,7 +157,7 @@ fn it_publishes_its_cluster_and_endpoint_here_and_on_the_broker() {
         "services first"
     );
     assert_eq!(parsed.spec.health_check_ip, "10.1.1.1");
-    assert_eq!(parsed.spec.backend_config["natt-discovery-port"], "0");
+    assert_eq!(parsed.spec.backend_config["natt-discovery-port"], "4490");
     assert_eq!(parsed.interface.as_deref(), Some(CABLE_VXLAN));
     assert!(parsed.vtep_mac.is_some());
     let ObjectChange::Put(copy) = &plan.broker[1] else {

@@ -19,8 +19,8 @@ pub(super) struct Ways<'a> {
     pub cables: BTreeMap<Family, &'a str>,
     /// This node is a gateway.
     pub gateway: bool,
-    /// UDP port of the gateway's cable.
-    pub port: Option<u16>,
+    /// UDP ports of the gateway: that of its cable, and that of NAT discovery.
+    pub ports: Vec<u16>,
 }
 
 /// The rules for each chain that is there and can drop.
@@ -77,16 +77,16 @@ fn forwards(view: &FamilyView<'_>, ways: &Ways<'_>) -> Vec<Rule> {
     rules
 }
 
-/// Tunnels; strangers' packets in them are dropped by our own table.
+/// Tunnels, and NAT discovery; strangers' packets in them are dropped by our own table.
 fn inputs(ways: &Ways<'_>) -> Vec<Rule> {
-    let ports = [NODE_VXLAN_PORT].into_iter().chain(ways.port);
+    let ports = [NODE_VXLAN_PORT].iter().chain(&ways.ports);
     let rule = |port: u16| {
         accept(vec![
             number(Field::Transport, UDP),
             number(Field::DestinationPort, port.into()),
         ])
     };
-    ports.map(rule).collect()
+    ports.copied().map(rule).collect()
 }
 
 /// `IPPROTO_UDP`.

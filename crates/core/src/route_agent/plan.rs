@@ -203,6 +203,7 @@ impl State {
                     let cable = self.gateway_cable(view.family);
                     wanted_routes.extend(routes::gateway(view, host, &cable));
                     rules.insert(routes::gateway_rule(view.family, &cable));
+                    rules.insert(routes::underlay_rule(view.family));
                 }
                 Role::Worker | Role::NoGateway => wanted_routes.extend(routes::worker(view)),
             }
@@ -398,10 +399,14 @@ impl State {
         let cables = Family::ALL
             .into_iter()
             .filter_map(|f| Some((f, self.cable_link(f)?)));
+        let is_gateway = self.role() == Role::Gateway;
+        let cable = variables.cable.as_ref().map(|cable| cable.port);
+        let own = self.gateway.as_ref().filter(|_| is_gateway);
+        let discovery = own.and_then(|gateway| gateway.natt_port);
         accepts::Ways {
             cables: cables.collect(),
-            gateway: self.role() == Role::Gateway,
-            port: variables.cable.as_ref().map(|cable| cable.port),
+            gateway: is_gateway,
+            ports: cable.into_iter().chain(discovery).collect(),
         }
     }
 

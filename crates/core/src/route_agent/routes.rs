@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use strait_api::names::{
     LINK_ALIAS, NODE_VXLAN, NODE_VXLAN_6, NODE_VXLAN_PORT, NODE_VXLAN_VNI, ROUTE_PROTOCOL,
-    TABLE_GATEWAY, TABLE_VXLAN_CABLE, VXLAN_OVERHEAD_V4, VXLAN_OVERHEAD_V6,
+    RULE_UNDERLAY, TABLE_GATEWAY, TABLE_VXLAN_CABLE, UNDERLAY_MARK, VXLAN_OVERHEAD_V4,
+    VXLAN_OVERHEAD_V6,
 };
 use strait_api::vtep;
 use strait_host::{
@@ -221,6 +222,20 @@ pub(super) fn gateway_rule(family: Family, cable: &Cable<'_>) -> Rule {
         to: None,
         mark: None,
         table: cable.table(),
+        protocol: ROUTE_PROTOCOL,
+    }
+}
+
+/// The gateway's rule before it: what gateways say to each other outside of their tunnels goes by the main table, even where
+/// the other one's address is in a subnet that is reached through a tunnel.
+pub(super) fn underlay_rule(family: Family) -> Rule {
+    Rule {
+        family,
+        priority: RULE_UNDERLAY,
+        from: None,
+        to: None,
+        mark: Some((UNDERLAY_MARK, u32::MAX)),
+        table: TABLE_MAIN,
         protocol: ROUTE_PROTOCOL,
     }
 }

@@ -84,7 +84,7 @@ fn nodes() -> Event<Node> {
     let node = |ip: &str| {
         Ok(Node {
             internal_ips: vec![ip.parse().unwrap()],
-            clamp_mss: None,
+            ..Node::default()
         })
     };
     Event::Reset(

@@ -137,6 +137,7 @@ impl World {
             let node = Node {
                 internal_ips: self.families_of(|f| node_ip(*number, *which, f)).collect(),
                 clamp_mss,
+                ..Node::default()
             };
             (NODES[*number].to_owned(), Ok(node))
         };

@@ -1,7 +1,9 @@
 //! The VXLAN cable: its devices, and where the other gateways are. In clear.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
+use strait_api::Endpoint;
 use strait_api::names::{
     CABLE_VXLAN, CABLE_VXLAN_6, CABLE_VXLAN_VNI, LINK_ALIAS, VXLAN_OVERHEAD_V4, VXLAN_OVERHEAD_V6,
 };
@@ -11,7 +13,7 @@ use strait_host::{
     Wanted,
 };
 
-use super::outer;
+use crate::discovery::{Path, PathState, Results as Paths, reached};
 use crate::driver::Driver;
 use crate::local::Underlay;
 use crate::remote::Remote;
@@ -46,10 +48,27 @@ pub(in crate::gateway) fn learned_macs(
     Family::ALL.into_iter().filter_map(learned).collect()
 }
 
+/// Where the device sends already what is for a peer that has not answered yet: a gateway that ran before had an answer. `None` if
+/// there is one, or if that is not one of the peer's addresses.
+fn held(host: Option<&Host>, link: &str, endpoint: &Endpoint, path: Path) -> Option<IpAddr> {
+    if path.state != PathState::Asking {
+        return None;
+    }
+    let of_peer = |ip: &IpAddr| {
+        let ips = [&endpoint.private_ips, &endpoint.public_ips];
+        ips.into_iter().flatten().any(|own| own == ip)
+    };
+    let entries = host?.fdb.iter().filter(|entry| entry.link == link);
+    let there: BTreeSet<IpAddr> = entries.map(|entry| entry.dst).filter(of_peer).collect();
+    there.first().copied().filter(|_| there.len() == 1)
+}
+
 /// What the gateway owns on its host.
 pub(in crate::gateway) fn wanted(
+    host: Option<&Host>,
     underlays: &BTreeMap<Family, Underlay>,
     remotes: &[Remote<'_>],
+    paths: &Paths,
     port: u16,
     mac: Mac,
     learned: &BTreeMap<Family, Mac>,
@@ -90,8 +109,9 @@ pub(in crate::gateway) fn wanted(
             .filter(|r| r.endpoint.backend == Driver::Vxlan.name())
         {
             let endpoint = remote.endpoint;
-            let (Some(dst), Some(private)) = (outer(endpoint, *family), remote.private_ip(*family))
-            else {
+            // What is rewritten on the way would not arrive at the other side's device, or not be taken by its filter.
+            let path = reached(endpoint, *family, paths).filter(|path| path.rewritten().is_none());
+            let (Some(path), Some(private)) = (path, remote.private_ip(*family)) else {
                 continue;
             };
             let mac = remote.vtep_mac().filter(|mac| macs.insert(*mac));
@@ -105,7 +125,7 @@ pub(in crate::gateway) fn wanted(
             fdb.insert(Fdb {
                 link: name.clone(),
                 mac: mac.unwrap_or(Mac::ZERO),
-                dst,
+                dst: held(host, &name, endpoint, path).unwrap_or(path.ip),
             });
         }
     }

@@ -12,7 +12,7 @@ use strait_api::names::{
 use strait_api::{ClusterId, Endpoint};
 use strait_host::{Family, Host, Key, Link, LinkKind, Owned, Peer, PeerStatus, Wanted, WireGuard};
 
-use super::outer;
+use crate::discovery::{Path, PathState, Results as Paths, reached};
 use crate::driver::Driver;
 use crate::local::Underlay;
 use crate::remote::Remote;
@@ -98,19 +98,27 @@ fn public_key(endpoint: &Endpoint) -> Result<Key, String> {
         .map_err(|why| format!("backend_config {BACKEND_PUBLIC_KEY} of the other side {why}"))
 }
 
-/// Where a peer is reached: over IPv4 where both sides have it.
-pub(in crate::gateway) fn endpoint(
+/// How a peer is reached: over IPv4 where both sides have it, unless nobody answers there and there is another way.
+pub(in crate::gateway) fn reach(
     underlays: &BTreeMap<Family, Underlay>,
     endpoint: &Endpoint,
-) -> Option<SocketAddr> {
-    let ip = underlays.keys().find_map(|f| outer(endpoint, *f))?;
-    Some(SocketAddr::new(ip, endpoint.udp_port))
+    paths: &Paths,
+) -> Option<Path> {
+    let all = || {
+        underlays
+            .keys()
+            .filter_map(|f| reached(endpoint, *f, paths))
+    };
+    all()
+        .find(|path| path.state != PathState::Silent)
+        .or_else(|| all().next())
 }
 
 /// What the device is to have.
 pub(in crate::gateway) fn tunnels(
     underlays: &BTreeMap<Family, Underlay>,
     remotes: &[Remote<'_>],
+    paths: &Paths,
     keys: &Keys<'_>,
     port: u16,
 ) -> WireGuard {
@@ -118,8 +126,9 @@ pub(in crate::gateway) fn tunnels(
     let peers = remotes.iter().filter_map(|remote| {
         let key = *keys.get(&remote.endpoint.cluster)?.as_ref().ok()?;
         let usable = |net: &&IpNet| families.contains(&Family::of_net(net));
+        let at = |path: Path| SocketAddr::new(path.ip, remote.endpoint.udp_port);
         let peer = Peer {
-            endpoint: endpoint(underlays, remote.endpoint),
+            endpoint: reach(underlays, remote.endpoint, paths).map(at),
             allowed: remote.subnets.iter().filter(usable).copied().collect(),
             keepalive: WIREGUARD_KEEPALIVE,
         };

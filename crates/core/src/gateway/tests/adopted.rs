@@ -33,6 +33,7 @@ fn starts_with(host: Host) -> State {
     let node = Node {
         internal_ips: vec!["172.30.1.11".parse().unwrap()],
         clamp_mss: None,
+        gateway: strait_api::node::GatewayHints::default(),
     };
     for input in [
         Input::Clusters(empty()),

@@ -230,7 +230,10 @@ fn forwarding_of_ipv6_is_set_back_if_it_was_off_and_is_as_we_left_it() {
     // Without IPv6 it is set back by the agent itself.
     let mut without = s.clone();
     without.settings.cluster_cidrs.pop();
-    without.apply(Input::Host(Arc::new(without.host.clone().unwrap())), at(80_000));
+    without.apply(
+        Input::Host(Arc::new(without.host.clone().unwrap())),
+        at(80_000),
+    );
     without.apply(Input::Tick, at(140_000));
     settle(&mut without, 140_001);
     assert_eq!(now(&without), "0");

@@ -90,7 +90,7 @@ fn nodes_with_one_inner_address_are_named() {
     let mut s = state(WORKER, bare_host("172.30.1.12"));
     let twin = Node {
         internal_ips: vec!["10.30.1.11".parse().unwrap()],
-        clamp_mss: None,
+        ..Node::default()
     };
     s.apply(Input::Nodes(Event::Applied("twin".into(), Ok(twin))), at(0));
     let said = s.plan();
@@ -125,6 +125,7 @@ fn a_nodes_annotation_forces_the_segment_size_and_a_bad_one_is_named() {
         let node = Node {
             internal_ips: vec!["172.30.1.12".parse().unwrap()],
             clamp_mss: Some(asked),
+            ..Node::default()
         };
         s.apply(Input::Nodes(Event::Applied(WORKER.into(), Ok(node))), at(0));
         let plan = s.plan();

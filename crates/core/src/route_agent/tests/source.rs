@@ -98,7 +98,7 @@ fn the_cni_address_is_one_of_this_node_on_a_link_that_is_up() {
     );
     let other = Node {
         internal_ips: vec!["172.30.1.13".parse().unwrap(), "10.1.2.8".parse().unwrap()],
-        clamp_mss: None,
+        ..Node::default()
     };
     s.apply(
         Input::Nodes(Event::Applied("other".into(), Ok(other))),

@@ -57,8 +57,10 @@ fn the_gateway_sends_over_its_cable_from_its_cni_address() {
     );
     assert!(matches!(&to[1].kind, RouteKind::Unicast { src: None, .. }));
     assert_eq!(to[0].hops()[0].via, Some("241.30.2.11".parse().unwrap()));
-    let rule = plan.wanted.rules.get().unwrap().first().unwrap();
-    assert_eq!((rule.priority, rule.table), (100, 100));
+    let rules = plan.wanted.rules.get().unwrap().iter();
+    let rules: Vec<_> = rules.map(|r| (r.priority, r.mark, r.table)).collect();
+    let underlay = (99, Some((0x53, u32::MAX)), TABLE_MAIN);
+    assert_eq!(rules, [underlay, (100, None, 100)]);
     let peers: Vec<_> = table_of(&plan).sets["peers4"]
         .elements
         .keys()
@@ -140,7 +142,7 @@ fn both_families_are_planned_alike() {
         .collect();
     let v6 = Node {
         internal_ips: vec!["172.30.1.12".parse().unwrap(), "fd00::12".parse().unwrap()],
-        clamp_mss: None,
+        ..Node::default()
     };
     for input in [
         Input::Endpoints(Event::Reset(list)),
@@ -241,7 +243,7 @@ fn over_wireguard_the_device_knows_who_has_what_and_speaks_with_anybody() {
         let hop = &way.hops()[0];
         assert_eq!((hop.via, hop.dev.as_deref()), (None, Some(CABLE_WIREGUARD)));
     }
-    let rule = plan.wanted.rules.get().unwrap().first().unwrap();
+    let rule = plan.wanted.rules.get().unwrap().last().unwrap();
     assert_eq!((rule.priority, rule.table), (150, 150));
     // Who speaks is known by the key, wherever it is.
     assert!(!table_of(&plan).sets.contains_key("peers4"));
