@@ -13,7 +13,7 @@ use strait_host::Family;
 
 use crate::client::{Lab, down};
 use crate::control::CniChange;
-use crate::options::{Cable, Cni, Families, Options, RpFilter};
+use crate::options::{Cable, Cni, Families, Nat, Options, RpFilter};
 use crate::probe::{self, Probe, Transport};
 use crate::process::Role;
 use crate::sandbox::{self, SELF};
@@ -26,7 +26,7 @@ Examples:
   strait lab up                                    two clusters, east (bridge) and west (calico), of three nodes
   strait lab up --clusters 3 --nodes 2 --cni calico --name three
   strait lab up --family dual --cni routed,bridge --name both
-  strait lab up --clusters 3 --gateways 2 --cable wireguard
+  strait lab up --clusters 3 --gateways 2 --cable wireguard --nat symmetric
   strait lab up --cni cni-bridge-masq,cni-ptp --name real
   strait lab status
   strait lab exec east-2 -- ip route               on a node; with the node's host name and /proc/sys/net
@@ -228,6 +228,9 @@ struct Up {
     /// How gateways reach those of other clusters: vxlan or wireguard
     #[arg(long, default_value = "vxlan")]
     cable: Cable,
+    /// What each cluster's router does between its nodes and the WAN: none, full-cone, port-restricted or symmetric
+    #[arg(long, default_value = "none")]
+    nat: Nat,
     /// The nodes' reverse-path filter at boot: strict, loose or off
     #[arg(long, default_value = "strict")]
     rp_filter: RpFilter,
@@ -395,6 +398,7 @@ fn up(arguments: &Up, binary: &Path) -> Result<()> {
             .collect(),
         families: arguments.family,
         cable: arguments.cable,
+        nat: arguments.nat,
         rp_filter: arguments.rp_filter,
         agents: !arguments.no_agents,
         environment: Vec::new(),

@@ -66,6 +66,7 @@ pub(crate) fn render(status: &Status) -> Result<String> {
         "WEB",
         "API SERVER",
         "WAN",
+        "NAT",
     ]);
     for cluster in &status.topology.clusters {
         clusters.add_row([
@@ -76,6 +77,7 @@ pub(crate) fn render(status: &Status) -> Result<String> {
             each(cluster.families, |f| cluster.service_ip(f)),
             cluster.api_server().to_string(),
             each(cluster.families, |f| cluster.wan_ip(f)),
+            status.topology.nat.to_string(),
         ]);
     }
     writeln!(output, "{}", text(&mut clusters))?;

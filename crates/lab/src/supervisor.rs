@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
@@ -136,10 +136,7 @@ impl Lab {
             self.topology.nodes().count(),
             self.topology.pods().count()
         ))?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        runtime.block_on(self.objects())?;
+        self.objects()?;
         step("the API servers answer")?;
         if self.order.options.agents {
             for node in self.topology.nodes() {
@@ -152,17 +149,23 @@ impl Lab {
         step("the processes are started")
     }
 
-    async fn objects(&self) -> Result<()> {
-        let broker =
-            async { objects::broker(&objects::client(&objects::dir("broker")).await?).await };
-        let clusters = self.topology.clusters.iter().map(|cluster| async move {
-            let client = objects::client(&objects::dir(&cluster.control())).await?;
-            objects::cluster(&client, cluster)
-                .await
-                .with_context(|| format!("cluster {}", cluster.name))
-        });
-        futures::future::try_join(broker, futures::future::try_join_all(clusters)).await?;
-        Ok(())
+    /// Puts the first objects on all API servers at once.
+    fn objects(&self) -> Result<()> {
+        std::thread::scope(|scope| {
+            let broker = scope.spawn(|| objects::broker("broker"));
+            let clusters: Vec<_> = self
+                .topology
+                .clusters
+                .iter()
+                .map(|cluster| (cluster, scope.spawn(move || objects::cluster(cluster))))
+                .collect();
+            let mut done = vec![ended(broker.join()).context("the broker")];
+            for (cluster, thread) in clusters {
+                let name = &cluster.name;
+                done.push(ended(thread.join()).with_context(|| format!("cluster {name}")));
+            }
+            done.into_iter().collect()
+        })
     }
 
     /// Starts the API server of `place`.
@@ -231,8 +234,13 @@ impl Lab {
                     token: tokens.get(&cluster.name).cloned().unwrap_or_default(),
                     ca: objects::broker_ca()?,
                 };
-                let options = &self.order.options;
-                environment.extend(environment::of_gateway(options, node, broker));
+                environment.extend(environment::of_gateway(
+                    self.order.options.cable,
+                    &self.topology,
+                    cluster,
+                    node,
+                    broker,
+                ));
             }
             Role::Apiserver | Role::Pod => (),
         }
@@ -445,7 +453,7 @@ impl Lab {
             } => {
                 let place = self.server_of(&place);
                 self.known(&place, Role::Apiserver)?;
-                objects::request(&objects::dir(&place), &method, &path, &body)
+                objects::request(&place, &method, &path, &body)
             }
             Request::Down => std::process::exit(0),
         }
@@ -469,6 +477,10 @@ impl Lab {
             line.clear();
         }
     }
+}
+
+fn ended(thread: std::thread::Result<Result<()>>) -> Result<()> {
+    thread.map_err(|_| anyhow!("its thread panicked"))?
 }
 
 /// Waits until a pod listens.
