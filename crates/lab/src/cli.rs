@@ -1,5 +1,7 @@
 //! The command line of `strait lab`.
 
+mod faults;
+
 use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
 use std::net::IpAddr;
@@ -36,6 +38,9 @@ Examples:
   strait lab reboot west-2 --cni-after 60          a boot whose CNI comes up late
   strait lab cni east-3 address 10.101.3.7/24      the CNI's address changes
   strait lab restart east-1 route-agent
+  strait lab kill east-1                           the power of a node goes
+  strait lab slow east --delay 40 --jitter 10      the WAN of a cluster gets late; cut, lose and stop are its siblings
+  strait lab heal                                  all is well again
   strait lab api broker GET /apis/submariner.io/v1/endpoints
   strait lab down --all";
 
@@ -124,15 +129,8 @@ enum Action {
         /// route-agent, gateway, apiserver or pod
         process: Role,
     },
-    /// End a process with SIGKILL, and leave it so
-    Kill {
-        #[command(flatten)]
-        lab: Which,
-        /// The node, pod or machine
-        place: String,
-        /// route-agent, gateway, apiserver or pod
-        process: Role,
-    },
+    #[command(flatten)]
+    Fault(faults::Fault),
     /// Send a request to an API server of the lab as its administrator, and print the answer
     Api {
         #[command(flatten)]
@@ -339,11 +337,7 @@ pub fn main(matches: &ArgMatches) -> Result<ExitCode> {
             place,
             process,
         } => find(&lab)?.restart(&place, process)?,
-        Action::Kill {
-            lab,
-            place,
-            process,
-        } => find(&lab)?.kill(&place, process)?,
+        Action::Fault(fault) => faults::run(&fault, find)?,
         Action::Down { lab, all } => {
             let names = if all {
                 StateDir::all()?.into_iter().map(|dir| dir.name).collect()
