@@ -15,6 +15,7 @@ use strait_host::Family;
 
 use crate::client::{Lab, down};
 use crate::control::CniChange;
+use crate::flow::{self, Flow};
 use crate::options::{Cable, Cni, Families, Nat, Options, RpFilter};
 use crate::probe::{self, Probe, Transport};
 use crate::process::Role;
@@ -35,6 +36,7 @@ Examples:
   strait lab exec west-1-a -- curl web.example     in a pod
   strait lab exec internet -- tcpdump -ni wan      between the clusters
   strait lab probe east-2-a web.west               from a pod to the other cluster's service
+  strait lab flow east-2-a west-2-a --tcp 4        a datagram each millisecond: what was lost, and the longest gap
   strait lab reboot west-2 --cni-after 60          a boot whose CNI comes up late
   strait lab cni east-3 address 10.101.3.7/24      the CNI's address changes
   strait lab restart east-1 route-agent
@@ -100,6 +102,35 @@ enum Action {
         /// When to give up, in seconds
         #[arg(long, default_value_t = 3.0)]
         timeout: f64,
+    },
+    /// Let traffic flow, and tell what of it was lost and for how long
+    #[command(after_help = "\
+Examples:
+  strait lab flow east-2-a west-2-a                     a datagram each millisecond, for 10 s
+  strait lab flow east-2 web.west --tcp 20 --rate 0     20 connections from a node to the other cluster's service
+  strait lab flow east-2-a west-2-a --seconds 60 --json & strait lab kill west-1")]
+    Flow {
+        #[command(flatten)]
+        lab: Which,
+        /// Where from, such as east-1 or east-1-a
+        from: String,
+        /// Where to: a pod, a cluster's service such as web.west, or ADDRESS:PORT
+        to: String,
+        /// Datagrams a second, each to be answered; 0 for none
+        #[arg(long, default_value_t = 1000)]
+        rate: u32,
+        /// TCP connections that go on all the time
+        #[arg(long, default_value_t = 0)]
+        tcp: u32,
+        /// For how long
+        #[arg(long, default_value_t = 10.0)]
+        seconds: f64,
+        /// v4 or v6, where the target is a name; else the lab's first family
+        #[arg(long, value_parser = family)]
+        family: Option<Family>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Boot a node anew: its processes end, its network is thrown away, its agents start at once
     Reboot {
@@ -183,6 +214,13 @@ enum Action {
     Init { order: String },
     #[command(hide = true)]
     Supervisor { order: String },
+    #[command(hide = true)]
+    FlowHere {
+        to: std::net::SocketAddr,
+        rate: u32,
+        connections: u32,
+        seconds: f64,
+    },
     #[command(hide = true)]
     PodServer,
     #[command(hide = true)]
@@ -368,6 +406,41 @@ pub fn main(matches: &ArgMatches) -> Result<ExitCode> {
         Action::Sandbox { order } => return sandbox::sandbox(&order),
         Action::Init { order } => return sandbox::init(&order),
         Action::Supervisor { order } => return supervisor::run(&order),
+        Action::Flow {
+            lab,
+            from,
+            to,
+            rate,
+            tcp,
+            seconds: time,
+            family,
+            json,
+        } => {
+            seconds(time)?;
+            let flow = Flow {
+                from,
+                to,
+                family,
+                rate,
+                connections: tcp,
+                seconds: time,
+            };
+            let report = find(&lab)?.flow(&flow)?.wait()?;
+            print(&if json {
+                serde_json::to_string_pretty(&report)? + "\n"
+            } else {
+                flow::render(&report)
+            })?;
+        }
+        Action::FlowHere {
+            to,
+            rate,
+            connections,
+            seconds: time,
+        } => {
+            let report = flow::here(to, rate, connections, seconds(time)?)?;
+            print(&(serde_json::to_string(&report)? + "\n"))?;
+        }
         Action::PodServer => return pod::serve(),
         Action::Flows { to, seconds: time } => {
             let flows = probe::flows(to, seconds(time)?)?;
