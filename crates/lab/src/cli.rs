@@ -21,7 +21,7 @@ use crate::probe::{self, Probe, Transport};
 use crate::process::Role;
 use crate::sandbox::{self, SELF};
 use crate::state::StateDir;
-use crate::{bench, demo, exec, pod, status, supervisor};
+use crate::{bench, demo, exec, pod, status, supervisor, watch};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -32,6 +32,7 @@ Examples:
   strait lab up --clusters 3 --gateways 2 --cable wireguard --nat symmetric
   strait lab up --cni cni-bridge-masq,cni-ptp --name real
   strait lab status
+  strait lab watch                                 tunnels, round trips, loss and conditions, live
   strait lab exec east-2 -- ip route               on a node; with the node's host name and /proc/sys/net
   strait lab exec west-1-a -- curl web.example     in a pod
   strait lab exec internet -- tcpdump -ni wan      between the clusters
@@ -68,6 +69,17 @@ enum Action {
         /// How to print it
         #[arg(long, short, default_value = "table")]
         output: Format,
+    },
+    /// Show gateways, tunnels, round trips, loss and conditions, until Ctrl-C; once, where standard output is no terminal
+    Watch {
+        #[command(flatten)]
+        lab: Which,
+        /// Seconds between two looks
+        #[arg(long, default_value_t = 1.0)]
+        interval: f64,
+        /// Look once, and print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Run a command on a node, in a pod, or on another machine of the lab
     Exec {
@@ -319,6 +331,11 @@ pub fn main(matches: &ArgMatches) -> Result<ExitCode> {
                 Format::Json => print(&(serde_json::to_string_pretty(&now)? + "\n"))?,
             }
         }
+        Action::Watch {
+            lab,
+            interval,
+            json,
+        } => watch::run(&find(&lab)?, seconds(interval)?, json)?,
         Action::Exec {
             lab,
             place,

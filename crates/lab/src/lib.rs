@@ -33,6 +33,7 @@ mod state;
 mod status;
 mod supervisor;
 pub mod topology;
+mod watch;
 
 pub use cli::{command, main};
 pub use client::{Lab, down};

@@ -20,6 +20,9 @@ use crate::netns;
 use crate::options::Families;
 use crate::topology::{Cluster, Node, POD_PORT, SERVICE_PORT};
 
+/// How long an answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Where an API server keeps its state.
 pub(crate) fn dir(server: &str) -> std::path::PathBuf {
     Path::new(crate::state::INSIDE).join(server)
@@ -71,8 +74,15 @@ pub(crate) fn request(server: &str, method: &str, path: &str, body: &Value) -> R
         .body(body)
         .with_context(|| format!("no request: {method} {path}"))?;
     netns::find(server)?.run_async(async || {
-        let client = connect(&dir(server).join("admin.kubeconfig")).await?;
-        Ok(client.request(request).await?)
+        let answer = async {
+            let client = connect(&dir(server).join("admin.kubeconfig")).await?;
+            Ok(client.request(request).await?)
+        };
+        // One that stands still takes connections, and says nothing.
+        match tokio::time::timeout(PATIENCE, answer).await {
+            Ok(answer) => answer,
+            Err(_) => bail!("no answer within {PATIENCE:?}"),
+        }
     })?
 }
 
