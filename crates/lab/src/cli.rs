@@ -1,6 +1,7 @@
 //! The command line of `strait lab`.
 
 mod faults;
+mod up;
 
 use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
@@ -16,7 +17,6 @@ use strait_host::Family;
 use crate::client::{Lab, down};
 use crate::control::CniChange;
 use crate::flow::{self, Flow};
-use crate::options::{Cable, Cni, Families, Nat, Options, RpFilter};
 use crate::probe::{self, Probe, Transport};
 use crate::process::Role;
 use crate::sandbox::{self, SELF};
@@ -61,7 +61,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Start a lab in the background
-    Up(Up),
+    Up(up::Up),
     /// Show clusters, nodes and processes
     Status {
         #[command(flatten)]
@@ -234,6 +234,11 @@ Examples:
         seconds: f64,
     },
     #[command(hide = true)]
+    Names {
+        #[command(flatten)]
+        lab: Which,
+    },
+    #[command(hide = true)]
     PodServer,
     #[command(hide = true)]
     Flows {
@@ -248,46 +253,6 @@ struct Which {
     /// The lab's name
     #[arg(long, env = "STRAIT_LAB", default_value = "lab")]
     name: String,
-}
-
-#[derive(Debug, Args)]
-struct Up {
-    #[command(flatten)]
-    lab: Which,
-    /// How many clusters
-    #[arg(long, default_value_t = 2)]
-    clusters: u8,
-    /// Nodes of each cluster
-    #[arg(long, default_value_t = 3)]
-    nodes: u8,
-    /// How many of them, the first ones, are gateways
-    #[arg(long, default_value_t = 1)]
-    gateways: u8,
-    /// Pods of each node
-    #[arg(long, default_value_t = 1)]
-    pods: u8,
-    /// The clusters' CNIs, in their order; the last stands for the rest: bridge, calico, routed, or the CNI project's own plugins
-    /// (Debian's containernetworking-plugins), cni-bridge and cni-ptp, with -masq if they are to masquerade
-    #[arg(long, value_delimiter = ',', default_value = "bridge,calico")]
-    cni: Vec<Cni>,
-    /// IP families of all networks: v4, v6 or dual
-    #[arg(long, default_value = "v4")]
-    family: Families,
-    /// How gateways reach those of other clusters: vxlan or wireguard
-    #[arg(long, default_value = "vxlan")]
-    cable: Cable,
-    /// What each cluster's router does between its nodes and the WAN: none, full-cone, port-restricted or symmetric
-    #[arg(long, default_value = "none")]
-    nat: Nat,
-    /// The nodes' reverse-path filter at boot: strict, loose or off
-    #[arg(long, default_value = "strict")]
-    rp_filter: RpFilter,
-    /// Start no route agents and gateways
-    #[arg(long)]
-    no_agents: bool,
-    /// How many seconds to wait until the agents are ready; 0 for not at all
-    #[arg(long, default_value_t = 30)]
-    wait: u64,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -309,6 +274,9 @@ enum Change {
     },
 }
 
+/// What follows the completion script of bash, lest names must be typed.
+pub const BASH_NAMES: &str = include_str!("cli/names.bash");
+
 /// The command line of `strait lab`.
 #[must_use]
 pub fn command() -> clap::Command {
@@ -323,7 +291,7 @@ pub fn main(matches: &ArgMatches) -> Result<ExitCode> {
     let binary = Path::new(SELF);
     let find = |which: &Which| Lab::find(&which.name, binary);
     match Cli::from_arg_matches(matches)?.action {
-        Action::Up(arguments) => up(&arguments, binary)?,
+        Action::Up(arguments) => up::up(&arguments, binary)?,
         Action::Status { lab, output } => {
             let now = find(&lab)?.status()?;
             match output {
@@ -458,6 +426,7 @@ pub fn main(matches: &ArgMatches) -> Result<ExitCode> {
             let report = flow::here(to, rate, connections, seconds(time)?)?;
             print(&(serde_json::to_string(&report)? + "\n"))?;
         }
+        Action::Names { lab } => print(&(find(&lab)?.topology().all_names().join("\n") + "\n"))?,
         Action::PodServer => return pod::serve(),
         Action::Flows { to, seconds: time } => {
             let flows = probe::flows(to, seconds(time)?)?;
@@ -465,38 +434,6 @@ pub fn main(matches: &ArgMatches) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn up(arguments: &Up, binary: &Path) -> Result<()> {
-    let options = Options {
-        name: arguments.lab.name.clone(),
-        clusters: arguments.clusters,
-        nodes: arguments.nodes,
-        gateways: arguments.gateways,
-        pods: arguments.pods,
-        cnis: arguments
-            .cni
-            .iter()
-            .copied()
-            .take(usize::from(arguments.clusters.max(1)))
-            .collect(),
-        families: arguments.family,
-        cable: arguments.cable,
-        nat: arguments.nat,
-        rp_filter: arguments.rp_filter,
-        agents: !arguments.no_agents,
-        environment: Vec::new(),
-    };
-    let lab = Lab::up_detached(&options, binary, |step| {
-        let _ = print(&format!("{step}\n"));
-    })?;
-    if arguments.wait > 0 {
-        lab.wait_until_ready(Duration::from_secs(arguments.wait), false)?;
-    }
-    print(&format!(
-        "lab '{0}' is up: 'strait lab status --name {0}' shows it, 'strait lab down --name {0}' ends it\n",
-        lab.name()
-    ))
 }
 
 fn try_probe(lab: &Lab, probe: &Probe) -> Result<ExitCode> {

@@ -35,7 +35,7 @@ mod supervisor;
 pub mod topology;
 mod watch;
 
-pub use cli::{command, main};
+pub use cli::{BASH_NAMES, command, main};
 pub use client::{Lab, down};
 pub use cni::device as cni_device;
 pub use control::{CniChange, Status};

@@ -204,6 +204,14 @@ impl Topology {
         names
     }
 
+    /// Those, and the clusters.
+    #[must_use]
+    pub fn all_names(&self) -> Vec<String> {
+        let mut names = self.names();
+        names.extend(self.clusters.iter().map(|cluster| cluster.name.clone()));
+        names
+    }
+
     /// [`Topology::target_in`] the lab's first family.
     ///
     /// # Errors

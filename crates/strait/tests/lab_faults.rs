@@ -318,3 +318,32 @@ fn verbs_say_what_is_impaired_and_what_there_is() {
     let (good, text) = strait(&["heal"]);
     assert!(good && text == "nothing is impaired\n", "{text}");
 }
+
+#[test]
+fn bash_completes_the_names_of_what_is_there() {
+    let lab = small("complete");
+    let script = r#"
+        strait() { "$STRAIT" "$@"; }
+        source <(strait completion bash)
+        complete_last() {
+            COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
+            $(complete -p strait | sed 's/.*-F \([^ ]*\).*/\1/') strait "${@: -1}" "${@: -2:1}"
+            echo "${COMPREPLY[@]}"
+        }
+        complete_last strait lab cut ea
+        complete_last strait lab kill --name "$LAB" west-
+        STRAIT_LAB=no-such complete_last strait lab kill ea
+        complete_last strait lab hea
+    "#;
+    let output = Command::new("bash")
+        .args(["-c", script])
+        .env("STRAIT", binary())
+        .env("LAB", lab.name())
+        .env("STRAIT_LAB", lab.name())
+        .output()
+        .expect("bash runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let lines: Vec<&str> = text.lines().collect();
+    let expected = ["east-1 east-1-a east", "west-1 west-1-a", "", "heal"];
+    assert_eq!(lines, expected, "{output:?}");
+}

@@ -114,8 +114,7 @@ impl Lab {
     }
 
     fn exists(&self, what: &str) -> Result<()> {
-        let mut names = self.topology.names();
-        names.extend(self.topology.clusters.iter().map(|c| c.name.clone()));
+        let names = self.topology.all_names();
         ensure!(
             names.iter().any(|name| name == what),
             "no '{what}' in the lab; there are {}",
