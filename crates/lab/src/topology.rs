@@ -323,6 +323,11 @@ impl Cluster {
         self.nodes.iter().filter(|node| !node.gateway)
     }
 
+    /// A node of each kind: the first gateway, the second, if there is one, which may stand by, and the first worker.
+    pub fn kinds(&self) -> impl Iterator<Item = &Node> {
+        self.gateways().take(2).chain(self.workers().take(1))
+    }
+
     /// All its pods.
     pub fn pods(&self) -> impl Iterator<Item = &Pod> {
         self.nodes.iter().flat_map(|node| &node.pods)
@@ -576,6 +581,13 @@ mod tests {
             let names = |nodes: Vec<&Node>| nodes.iter().map(|n| n.number).collect::<Vec<_>>();
             assert_eq!(names(cluster.gateways().collect()), [1, 2]);
             assert_eq!(names(cluster.workers().collect()), [3]);
+            assert_eq!(names(cluster.kinds().collect()), [1, 2, 3]);
+        }
+        for cluster in &Topology::new(&Options::default()).clusters {
+            assert_eq!(
+                cluster.kinds().map(|n| n.number).collect::<Vec<_>>(),
+                [1, 2]
+            );
         }
     }
 

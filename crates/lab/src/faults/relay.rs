@@ -42,21 +42,26 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    /// Puts a line between a port and its bridge; `number` is one that no other has. No packet is lost by that; few may arrive twice.
-    pub(crate) fn new(link: &Link, number: u32, shapes: [Shape; 2]) -> Result<Self> {
-        let name = format!("relay{number}");
+    /// Puts a line between a port and its bridge, whose new port gets a name that no other has. No packet is lost by that; few may arrive twice.
+    pub(crate) fn new(link: &Link, name: &str, shapes: [Shape; 2]) -> Result<Self> {
         let mut lines = <[Line; 2]>::default();
         for (line, shape) in lines.iter_mut().zip(shapes) {
             line.set(shape);
         }
         let mut relay = Self {
             link: link.clone(),
-            name,
+            name: name.to_owned(),
             lines: Arc::new(Mutex::new(lines)),
             running: None,
         };
-        relay.start()?;
-        Ok(relay)
+        match relay.start() {
+            Ok(()) => Ok(relay),
+            Err(error) => {
+                // What was made goes again; why it failed is what counts.
+                let _ = relay.end();
+                Err(error)
+            }
+        }
     }
 
     /// Changes what happens to what comes to the machine, and to what comes from it.
@@ -64,11 +69,6 @@ impl Relay {
         for (line, shape) in self.lock().iter_mut().zip(shapes) {
             line.set(shape);
         }
-    }
-
-    /// The port that the bridge has instead.
-    pub(crate) fn port(&self) -> &str {
-        &self.name
     }
 
     fn lock(&self) -> MutexGuard<'_, [Line; 2]> {
@@ -154,16 +154,18 @@ impl Relay {
         } else {
             Ok(())
         };
-        let Some((mut control, thread)) = self.running.take() else {
-            return joined;
-        };
         // Both ways are open now. What is under way comes first, then nothing more may come here, and only then may nobody listen.
-        let flushed = control
-            .write_all(FLUSH)
-            .and_then(|()| control.read_exact(&mut [0]));
+        let mut running = self.running.take();
+        let flushed = running.as_mut().map_or(Ok(()), |(control, _)| {
+            control
+                .write_all(FLUSH)
+                .and_then(|()| control.read_exact(&mut [0]))
+        });
         let left = netns::ip(place, &[format!("link set {} nomaster", self.name)]);
-        drop(control);
-        let _ = thread.join();
+        if let Some((control, thread)) = running {
+            drop(control);
+            let _ = thread.join();
+        }
         let removed = netns::ip(place, &[format!("link del {}", self.name)]);
         let restored = self.cut_bundles("65535");
         joined

@@ -105,6 +105,8 @@ impl fmt::Display for Impaired {
 struct Standing {
     link: Link,
     ways: [Way; 2],
+    /// The name of the relay's port, whether it is there or not.
+    port: String,
     relay: Option<Relay>,
 }
 
@@ -112,24 +114,28 @@ struct Standing {
 #[derive(Debug, Default)]
 pub(crate) struct Links {
     standing: BTreeMap<String, Standing>,
-    relays: u32,
+    /// How many there were.
+    ports: u32,
 }
 
 impl Links {
     /// Impairs a link.
     pub(crate) fn change(&mut self, link: Link, trouble: &Trouble) -> Result<()> {
-        let at = link.at.clone();
-        let standing = self
-            .standing
-            .entry(link.what.clone())
-            .or_insert_with(|| Standing {
+        let (what, at) = (link.what.clone(), link.at.clone());
+        let ports = &mut self.ports;
+        let standing = self.standing.entry(what.clone()).or_insert_with(|| {
+            *ports += 1;
+            Standing {
                 link,
                 ways: Default::default(),
+                port: format!("relay{ports}"),
                 relay: None,
-            });
+            }
+        });
         trouble.apply(&mut standing.ways);
-        relay(standing, &mut self.relays)?;
-        self.filter(&at)
+        // A cut holds for the port and for the relay's: whichever is there, nothing slips through.
+        self.filter(&at)?;
+        self.attach(&what)
     }
 
     /// Mends a link, if it is impaired.
@@ -156,14 +162,9 @@ impl Links {
             .map_or(Ok(()), Relay::end)
     }
 
-    /// Puts it back at a port that is new.
+    /// Sees to it that a relay is there as long as it has something to do; after [`Links::detach`], at a port that is new.
     pub(crate) fn attach(&mut self, what: &str) -> Result<()> {
-        let Some(standing) = self.standing.get_mut(what) else {
-            return Ok(());
-        };
-        relay(standing, &mut self.relays)?;
-        let at = standing.link.at.clone();
-        self.filter(&at)
+        self.standing.get_mut(what).map_or(Ok(()), relay)
     }
 
     pub(crate) fn impaired(&self) -> impl Iterator<Item = Impaired> {
@@ -181,14 +182,11 @@ impl Links {
     fn filter(&self, at: &str) -> Result<()> {
         let mut rules = String::new();
         for standing in self.standing.values().filter(|it| it.link.at == at) {
-            let port = match &standing.relay {
-                Some(relay) => relay.port(),
-                None => &standing.link.port,
-            };
+            let (port, relay) = (&standing.link.port, &standing.port);
             for (side, word) in [(IN, "oifname"), (OUT, "iifname")] {
                 if standing.ways[side].cut {
                     // Writing to a string does not fail.
-                    let _ = writeln!(rules, "    {word} \"{port}\" drop");
+                    let _ = writeln!(rules, "    {word} {{ \"{port}\", \"{relay}\" }} drop");
                 }
             }
         }
@@ -206,8 +204,7 @@ impl Links {
     }
 }
 
-/// A relay is there as long as it has something to do.
-fn relay(standing: &mut Standing, number: &mut u32) -> Result<()> {
+fn relay(standing: &mut Standing) -> Result<()> {
     let shapes = standing.ways.map(|way| way.shape);
     let plain = shapes.iter().all(Shape::is_plain);
     match standing.relay.take() {
@@ -219,8 +216,7 @@ fn relay(standing: &mut Standing, number: &mut u32) -> Result<()> {
         }
         None if plain || !standing.link.is_there()? => Ok(()),
         None => {
-            *number += 1;
-            standing.relay = Some(Relay::new(&standing.link, *number, shapes)?);
+            standing.relay = Some(Relay::new(&standing.link, &standing.port, shapes)?);
             Ok(())
         }
     }
