@@ -1,13 +1,14 @@
 //! Builds the machines of a lab: the WAN, routers, API servers' places, nodes and pods, without what runs on them.
 
 use std::net::IpAddr;
+use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use strait_host::Family;
 
-use crate::options::{Families, Options, RpFilter};
+use crate::options::{Families, Nat, Options, RpFilter};
 use crate::topology::{Cluster, Node, Topology, internet as internet_address};
-use crate::{cni, netns, services};
+use crate::{cni, nat, netns, services};
 
 /// The supervisor's own namespace: the Internet, with a bridge that joins the clusters' routers.
 pub(crate) const INTERNET_NAME: &str = "internet";
@@ -32,12 +33,15 @@ pub(crate) fn internet(topology: &Topology) -> Result<()> {
     )?;
     for cluster in &topology.clusters {
         router(cluster, topology)?;
-        let route = |family: &Family| {
-            let (net, via) = (cluster.underlay_net(*family), cluster.wan_ip(*family));
-            format!("route add {net} via {via}")
-        };
-        let routes: Vec<String> = families.all().iter().map(route).collect();
-        netns::ip(INTERNET_NAME, &routes)?;
+        // What is behind a NAT is known to nobody.
+        if topology.nat == Nat::None {
+            let route = |family: &Family| {
+                let (net, via) = (cluster.underlay_net(*family), cluster.wan_ip(*family));
+                format!("route add {net} via {via}")
+            };
+            let routes: Vec<String> = families.all().iter().map(route).collect();
+            netns::ip(INTERNET_NAME, &routes)?;
+        }
         let via = cluster.on_underlay(families.first(), 1);
         machine(
             &cluster.control(),
@@ -73,13 +77,33 @@ fn router(cluster: &Cluster, topology: &Topology) -> Result<()> {
             "route add default via {}",
             internet_address(*family)
         ));
-        let others = topology.clusters.iter();
-        for other in others.filter(|other| other.number != cluster.number) {
+        if topology.nat == Nat::FullCone {
+            let public = cluster
+                .gateways()
+                .map(|node| topology.public_ip(cluster, node, *family));
+            // The first one has the router's.
+            lines.extend(
+                public
+                    .filter(|ip| *ip != wan)
+                    .map(|ip| address_line(ip, "wan0")),
+            );
+        }
+        let others = topology
+            .clusters
+            .iter()
+            .filter(|other| topology.nat == Nat::None && other.number != cluster.number);
+        for other in others {
             let (net, via) = (other.underlay_net(*family), other.wan_ip(*family));
             lines.push(format!("route add {net} via {via}"));
         }
     }
-    netns::ip(&name, &lines)
+    netns::ip(&name, &lines)?;
+    match topology.nat {
+        Nat::None => Ok(()),
+        Nat::FullCone | Nat::PortRestricted | Nat::Symmetric => {
+            netns::nft(&name, &nat::ruleset(topology, cluster))
+        }
+    }
 }
 
 /// Boots a node: its own machine without CNI, pods or processes, but with the rules of its kube-proxy.
@@ -203,5 +227,18 @@ fn router_sysctls(name: &str) -> Result<()> {
             ("ipv4/conf/all/arp_ignore", "1"),
             ("ipv6/conf/all/forwarding", "1"),
         ],
-    )
+    )?;
+    // Else what crosses the router's bridge on its way to the router is tracked there, as if it had been routed already, and translated no more.
+    let switches = ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables"];
+    netns::find(name)?.run(|| {
+        switches.iter().try_for_each(|switch| {
+            let path = Path::new("/proc/sys/net/bridge").join(switch);
+            // A kernel without that module does not do it.
+            if path.exists() {
+                std::fs::write(&path, "0")
+                    .with_context(|| format!("{name}: cannot write {}", path.display()))?;
+            }
+            Ok(())
+        })
+    })?
 }

@@ -1,5 +1,8 @@
 //! The command line of `strait lab`.
 
+mod faults;
+mod up;
+
 use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
 use std::net::IpAddr;
@@ -13,12 +16,12 @@ use strait_host::Family;
 
 use crate::client::{Lab, down};
 use crate::control::CniChange;
-use crate::options::{Cable, Cni, Families, Options, RpFilter};
+use crate::flow::{self, Flow};
 use crate::probe::{self, Probe, Transport};
 use crate::process::Role;
 use crate::sandbox::{self, SELF};
 use crate::state::StateDir;
-use crate::{bench, demo, exec, pod, status, supervisor};
+use crate::{bench, demo, exec, pod, status, supervisor, watch};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -26,16 +29,21 @@ Examples:
   strait lab up                                    two clusters, east (bridge) and west (calico), of three nodes
   strait lab up --clusters 3 --nodes 2 --cni calico --name three
   strait lab up --family dual --cni routed,bridge --name both
-  strait lab up --clusters 3 --gateways 2 --cable wireguard
+  strait lab up --clusters 3 --gateways 2 --cable wireguard --nat symmetric
   strait lab up --cni cni-bridge-masq,cni-ptp --name real
   strait lab status
+  strait lab watch                                 tunnels, round trips, loss and conditions, live
   strait lab exec east-2 -- ip route               on a node; with the node's host name and /proc/sys/net
   strait lab exec west-1-a -- curl web.example     in a pod
   strait lab exec internet -- tcpdump -ni wan      between the clusters
   strait lab probe east-2-a web.west               from a pod to the other cluster's service
+  strait lab flow east-2-a west-2-a --tcp 4        a datagram each millisecond: what was lost, and the longest gap
   strait lab reboot west-2 --cni-after 60          a boot whose CNI comes up late
   strait lab cni east-3 address 10.101.3.7/24      the CNI's address changes
   strait lab restart east-1 route-agent
+  strait lab kill east-1                           the power of a node goes
+  strait lab slow east --delay 40 --jitter 10      the WAN of a cluster gets late; cut, lose and stop are its siblings
+  strait lab heal                                  all is well again
   strait lab api broker GET /apis/submariner.io/v1/endpoints
   strait lab down --all";
 
@@ -53,7 +61,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Start a lab in the background
-    Up(Up),
+    Up(up::Up),
     /// Show clusters, nodes and processes
     Status {
         #[command(flatten)]
@@ -61,6 +69,17 @@ enum Action {
         /// How to print it
         #[arg(long, short, default_value = "table")]
         output: Format,
+    },
+    /// Show gateways, tunnels, round trips, loss and conditions, until Ctrl-C; once, where standard output is no terminal
+    Watch {
+        #[command(flatten)]
+        lab: Which,
+        /// Seconds between two looks
+        #[arg(long, default_value_t = 1.0)]
+        interval: f64,
+        /// Look once, and print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Run a command on a node, in a pod, or on another machine of the lab
     Exec {
@@ -96,6 +115,35 @@ enum Action {
         #[arg(long, default_value_t = 3.0)]
         timeout: f64,
     },
+    /// Let traffic flow, and tell what of it was lost and for how long
+    #[command(after_help = "\
+Examples:
+  strait lab flow east-2-a west-2-a                     a datagram each millisecond, for 10 s
+  strait lab flow east-2 web.west --tcp 20 --rate 0     20 connections from a node to the other cluster's service
+  strait lab flow east-2-a west-2-a --seconds 60 --json & strait lab kill west-1")]
+    Flow {
+        #[command(flatten)]
+        lab: Which,
+        /// Where from, such as east-1 or east-1-a
+        from: String,
+        /// Where to: a pod, a cluster's service such as web.west, or ADDRESS:PORT
+        to: String,
+        /// Datagrams a second, each to be answered; 0 for none
+        #[arg(long, default_value_t = 1000)]
+        rate: u32,
+        /// TCP connections that go on all the time
+        #[arg(long, default_value_t = 0)]
+        tcp: u32,
+        /// For how long
+        #[arg(long, default_value_t = 10.0)]
+        seconds: f64,
+        /// v4 or v6, where the target is a name; else the lab's first family
+        #[arg(long, value_parser = family)]
+        family: Option<Family>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Boot a node anew: its processes end, its network is thrown away, its agents start at once
     Reboot {
         #[command(flatten)]
@@ -124,15 +172,8 @@ enum Action {
         /// route-agent, gateway, apiserver or pod
         process: Role,
     },
-    /// End a process with SIGKILL, and leave it so
-    Kill {
-        #[command(flatten)]
-        lab: Which,
-        /// The node, pod or machine
-        place: String,
-        /// route-agent, gateway, apiserver or pod
-        process: Role,
-    },
+    #[command(flatten)]
+    Fault(faults::Fault),
     /// Send a request to an API server of the lab as its administrator, and print the answer
     Api {
         #[command(flatten)]
@@ -186,6 +227,18 @@ enum Action {
     #[command(hide = true)]
     Supervisor { order: String },
     #[command(hide = true)]
+    FlowHere {
+        to: std::net::SocketAddr,
+        rate: u32,
+        connections: u32,
+        seconds: f64,
+    },
+    #[command(hide = true)]
+    Names {
+        #[command(flatten)]
+        lab: Which,
+    },
+    #[command(hide = true)]
     PodServer,
     #[command(hide = true)]
     Flows {
@@ -200,43 +253,6 @@ struct Which {
     /// The lab's name
     #[arg(long, env = "STRAIT_LAB", default_value = "lab")]
     name: String,
-}
-
-#[derive(Debug, Args)]
-struct Up {
-    #[command(flatten)]
-    lab: Which,
-    /// How many clusters
-    #[arg(long, default_value_t = 2)]
-    clusters: u8,
-    /// Nodes of each cluster
-    #[arg(long, default_value_t = 3)]
-    nodes: u8,
-    /// How many of them, the first ones, are gateways
-    #[arg(long, default_value_t = 1)]
-    gateways: u8,
-    /// Pods of each node
-    #[arg(long, default_value_t = 1)]
-    pods: u8,
-    /// The clusters' CNIs, in their order; the last stands for the rest: bridge, calico, routed, or the CNI project's own plugins
-    /// (Debian's containernetworking-plugins), cni-bridge and cni-ptp, with -masq if they are to masquerade
-    #[arg(long, value_delimiter = ',', default_value = "bridge,calico")]
-    cni: Vec<Cni>,
-    /// IP families of all networks: v4, v6 or dual
-    #[arg(long, default_value = "v4")]
-    family: Families,
-    /// How gateways reach those of other clusters: vxlan or wireguard
-    #[arg(long, default_value = "vxlan")]
-    cable: Cable,
-    /// The nodes' reverse-path filter at boot: strict, loose or off
-    #[arg(long, default_value = "strict")]
-    rp_filter: RpFilter,
-    /// Start no route agents and gateways
-    #[arg(long)]
-    no_agents: bool,
-    /// How many seconds to wait until the agents are ready; 0 for not at all
-    #[arg(long, default_value_t = 30)]
-    wait: u64,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -258,6 +274,9 @@ enum Change {
     },
 }
 
+/// What follows the completion script of bash, lest names must be typed.
+pub const BASH_NAMES: &str = include_str!("cli/names.bash");
+
 /// The command line of `strait lab`.
 #[must_use]
 pub fn command() -> clap::Command {
@@ -272,7 +291,7 @@ pub fn main(matches: &ArgMatches) -> Result<ExitCode> {
     let binary = Path::new(SELF);
     let find = |which: &Which| Lab::find(&which.name, binary);
     match Cli::from_arg_matches(matches)?.action {
-        Action::Up(arguments) => up(&arguments, binary)?,
+        Action::Up(arguments) => up::up(&arguments, binary)?,
         Action::Status { lab, output } => {
             let now = find(&lab)?.status()?;
             match output {
@@ -280,6 +299,11 @@ pub fn main(matches: &ArgMatches) -> Result<ExitCode> {
                 Format::Json => print(&(serde_json::to_string_pretty(&now)? + "\n"))?,
             }
         }
+        Action::Watch {
+            lab,
+            interval,
+            json,
+        } => watch::run(&find(&lab)?, seconds(interval)?, json)?,
         Action::Exec {
             lab,
             place,
@@ -336,11 +360,7 @@ pub fn main(matches: &ArgMatches) -> Result<ExitCode> {
             place,
             process,
         } => find(&lab)?.restart(&place, process)?,
-        Action::Kill {
-            lab,
-            place,
-            process,
-        } => find(&lab)?.kill(&place, process)?,
+        Action::Fault(fault) => faults::run(&fault, find)?,
         Action::Down { lab, all } => {
             let names = if all {
                 StateDir::all()?.into_iter().map(|dir| dir.name).collect()
@@ -371,6 +391,42 @@ pub fn main(matches: &ArgMatches) -> Result<ExitCode> {
         Action::Sandbox { order } => return sandbox::sandbox(&order),
         Action::Init { order } => return sandbox::init(&order),
         Action::Supervisor { order } => return supervisor::run(&order),
+        Action::Flow {
+            lab,
+            from,
+            to,
+            rate,
+            tcp,
+            seconds: time,
+            family,
+            json,
+        } => {
+            seconds(time)?;
+            let flow = Flow {
+                from,
+                to,
+                family,
+                rate,
+                connections: tcp,
+                seconds: time,
+            };
+            let report = find(&lab)?.flow(&flow)?.wait()?;
+            print(&if json {
+                serde_json::to_string_pretty(&report)? + "\n"
+            } else {
+                flow::render(&report)
+            })?;
+        }
+        Action::FlowHere {
+            to,
+            rate,
+            connections,
+            seconds: time,
+        } => {
+            let report = flow::here(to, rate, connections, seconds(time)?)?;
+            print(&(serde_json::to_string(&report)? + "\n"))?;
+        }
+        Action::Names { lab } => print(&(find(&lab)?.topology().all_names().join("\n") + "\n"))?,
         Action::PodServer => return pod::serve(),
         Action::Flows { to, seconds: time } => {
             let flows = probe::flows(to, seconds(time)?)?;
@@ -378,37 +434,6 @@ pub fn main(matches: &ArgMatches) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn up(arguments: &Up, binary: &Path) -> Result<()> {
-    let options = Options {
-        name: arguments.lab.name.clone(),
-        clusters: arguments.clusters,
-        nodes: arguments.nodes,
-        gateways: arguments.gateways,
-        pods: arguments.pods,
-        cnis: arguments
-            .cni
-            .iter()
-            .copied()
-            .take(usize::from(arguments.clusters.max(1)))
-            .collect(),
-        families: arguments.family,
-        cable: arguments.cable,
-        rp_filter: arguments.rp_filter,
-        agents: !arguments.no_agents,
-        environment: Vec::new(),
-    };
-    let lab = Lab::up_detached(&options, binary, |step| {
-        let _ = print(&format!("{step}\n"));
-    })?;
-    if arguments.wait > 0 {
-        lab.wait_until_ready(Duration::from_secs(arguments.wait), false)?;
-    }
-    print(&format!(
-        "lab '{0}' is up: 'strait lab status --name {0}' shows it, 'strait lab down --name {0}' ends it\n",
-        lab.name()
-    ))
 }
 
 fn try_probe(lab: &Lab, probe: &Probe) -> Result<ExitCode> {

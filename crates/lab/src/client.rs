@@ -1,5 +1,7 @@
 //! A running lab, from outside.
 
+mod faults;
+
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -262,17 +264,6 @@ impl Lab {
     /// When there is none, or it does not end within 10 s.
     pub fn restart(&self, place: &str, role: Role) -> Result<()> {
         self.ask(&Request::Restart {
-            place: place.to_owned(),
-            role,
-        })
-    }
-
-    /// Ends a process with SIGKILL. It stays so until [`Lab::restart`].
-    ///
-    /// # Errors
-    /// When there is none.
-    pub fn kill(&self, place: &str, role: Role) -> Result<()> {
-        self.ask(&Request::Kill {
             place: place.to_owned(),
             role,
         })

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::faults::{Impaired, Trouble};
 use crate::options::Options;
 use crate::probe::Probe;
 use crate::process::{ProcessStatus, Role};
@@ -30,10 +31,25 @@ pub(crate) enum Request {
         place: String,
         role: Role,
     },
-    /// End with SIGKILL, and leave it so.
+    /// SIGKILL for a process, or no power for a node; it stays so. The answer to this and the next ones is what is impaired then.
     Kill {
-        place: String,
-        role: Role,
+        what: String,
+        process: Option<Role>,
+    },
+    /// SIGSTOP for a process, or all of a node.
+    Stop {
+        what: String,
+        process: Option<Role>,
+    },
+    /// For a link.
+    Trouble {
+        what: String,
+        trouble: Trouble,
+    },
+    /// Undo all of it, of one thing or of everything.
+    Heal {
+        what: Option<String>,
+        process: Option<Role>,
     },
     /// An agent's program once more, with its environment and these variables; the answer is what it printed.
     Run {
@@ -85,4 +101,6 @@ pub struct Status {
     pub broker: SocketAddr,
     /// Its processes.
     pub processes: Vec<ProcessStatus>,
+    /// What is impaired on purpose.
+    pub impaired: Vec<Impaired>,
 }

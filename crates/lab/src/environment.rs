@@ -7,8 +7,8 @@ use strait_api::names::{BROKER_NAMESPACE, NAMESPACE};
 use strait_host::Family;
 
 use crate::objects;
-use crate::options::Options;
-use crate::topology::{Cluster, Node};
+use crate::options::{Cable, Nat};
+use crate::topology::{Cluster, Node, Topology};
 
 /// What the gateways of a lab share. A lab keeps nobody's secret.
 const PASSPHRASE: &str = "bm9ib2R5J3Mgc2VjcmV0";
@@ -51,19 +51,39 @@ pub(crate) fn of_route_agent() -> Vec<Variable> {
 }
 
 /// What a gateway gets besides.
-pub(crate) fn of_gateway(options: &Options, node: &Node, broker: Broker) -> Vec<Variable> {
+pub(crate) fn of_gateway(
+    cable: Cable,
+    topology: &Topology,
+    cluster: &Cluster,
+    node: &Node,
+    broker: Broker,
+) -> Vec<Variable> {
+    let behind = topology.nat != Nat::None;
     let state = objects::dir(&node.name).join("gateway");
-    variables([
+    let mut all = variables([
         ("POD_NAME", format!("submariner-gateway-{}", node.name)),
-        ("SUBMARINER_CABLEDRIVER", options.cable.to_string()),
+        ("SUBMARINER_CABLEDRIVER", cable.to_string()),
         ("CE_IPSEC_PSK", PASSPHRASE.to_owned()),
         ("STRAIT_STATE_DIR", state.display().to_string()),
-        ("SUBMARINER_NATENABLED", "false".to_owned()),
+        ("SUBMARINER_NATENABLED", behind.to_string()),
         ("BROKER_K8S_APISERVER", broker.server.to_string()),
         ("BROKER_K8S_APISERVERTOKEN", broker.token),
         ("BROKER_K8S_CA", broker.ca),
         ("BROKER_K8S_REMOTENAMESPACE", BROKER_NAMESPACE.to_owned()),
-    ])
+    ]);
+    if behind {
+        // What a site on the Internet that tells addresses would say.
+        let method = |family: &Family| {
+            let ip = topology.public_ip(cluster, node, *family);
+            match family {
+                Family::V4 => format!("ipv4:{ip}"),
+                Family::V6 => format!("ipv6:{ip}"),
+            }
+        };
+        let methods: Vec<String> = topology.families.all().iter().map(method).collect();
+        all.extend(variables([("SUBMARINER_PUBLICIP", methods.join(","))]));
+    }
+    all
 }
 
 fn variables<const N: usize>(settings: [(&str, String); N]) -> Vec<Variable> {

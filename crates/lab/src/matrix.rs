@@ -160,8 +160,8 @@ impl Tried {
     }
 }
 
-/// From a pod, the host, and the host bound to its address, on the gateway and on a worker of every cluster, to a pod on the gateway
-/// node, a pod on a worker node, and the service of every other cluster, in every family.
+/// From a pod, the host, and the host bound to its address, on a node of each kind ([`Cluster::kinds`]) of every cluster, to a pod on a node of
+/// each kind, and the service of every other cluster, in every family.
 #[must_use]
 pub fn ways(topology: &Topology) -> Vec<Way> {
     let families = topology.families.all().iter();
@@ -179,7 +179,7 @@ fn ways_of(topology: &Topology, family: Family) -> Vec<Way> {
             .filter(|other| other.number != cluster.number)
         {
             for origin in [Origin::Pod, Origin::Host, Origin::BoundHost] {
-                for node in cluster.nodes.iter().take(2) {
+                for node in cluster.kinds() {
                     ways.extend(
                         targets(other)
                             .iter()
@@ -192,14 +192,10 @@ fn ways_of(topology: &Topology, family: Family) -> Vec<Way> {
     ways
 }
 
-/// A pod on the gateway node, a pod on a worker node, and the service.
+/// A pod on a node of each kind, gateway and worker, and the service.
 #[must_use]
 pub fn targets(cluster: &Cluster) -> Vec<String> {
-    let pods = cluster
-        .nodes
-        .iter()
-        .take(2)
-        .filter_map(|node| node.pods.first());
+    let pods = cluster.kinds().filter_map(|node| node.pods.first());
     pods.map(|pod| pod.name.clone())
         .chain([format!("web.{}", cluster.name)])
         .collect()

@@ -16,17 +16,21 @@ use strait_api::names::{BROKER_NAMESPACE, LABEL_CLUSTER_ID, LABEL_GATEWAY, NAMES
 use strait_apiserver::{OwnLabel, Rule, Tokens};
 use strait_host::Family;
 
+use crate::netns;
 use crate::options::Families;
 use crate::topology::{Cluster, Node, POD_PORT, SERVICE_PORT};
+
+/// How long an answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where an API server keeps its state.
 pub(crate) fn dir(server: &str) -> std::path::PathBuf {
     Path::new(crate::state::INSIDE).join(server)
 }
 
-/// A client of the API server whose state is in `dir`, once it answers.
-pub(crate) async fn client(dir: &Path) -> Result<Client> {
-    let path = dir.join("admin.kubeconfig");
+/// A client of the API server on `server`, once it answers.
+async fn client(server: &str) -> Result<Client> {
+    let path = dir(server).join("admin.kubeconfig");
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         let last = match connect(&path).await {
@@ -37,10 +41,7 @@ pub(crate) async fn client(dir: &Path) -> Result<Client> {
             Err(error) => format!("{error:#}"),
         };
         if Instant::now() > deadline {
-            bail!(
-                "the API server of {} does not answer: {last}",
-                dir.display()
-            );
+            bail!("the API server on {server} does not answer: {last}");
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -53,8 +54,10 @@ async fn connect(path: &Path) -> Result<Client> {
     Ok(Client::try_from(config)?)
 }
 
-/// Sends a request as the administrator to the API server whose state is in `dir`. An object is JSON; null is none.
-pub(crate) fn request(dir: &Path, method: &str, path: &str, body: &Value) -> Result<Value> {
+/// Sends a request as the administrator to the API server on `server`. An object is JSON; null is none.
+///
+/// It is sent on that machine: the way from anywhere else may be cut, or lead through a NAT.
+pub(crate) fn request(server: &str, method: &str, path: &str, body: &Value) -> Result<Value> {
     let body = if body.is_null() {
         Vec::new()
     } else {
@@ -70,19 +73,27 @@ pub(crate) fn request(dir: &Path, method: &str, path: &str, body: &Value) -> Res
         .header("content-type", content)
         .body(body)
         .with_context(|| format!("no request: {method} {path}"))?;
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?
-        .block_on(async {
-            Ok(connect(&dir.join("admin.kubeconfig"))
-                .await?
-                .request(request)
-                .await?)
-        })
+    netns::find(server)?.run_async(async || {
+        let answer = async {
+            let client = connect(&dir(server).join("admin.kubeconfig")).await?;
+            Ok(client.request(request).await?)
+        };
+        // One that stands still takes connections, and says nothing.
+        match tokio::time::timeout(PATIENCE, answer).await {
+            Ok(answer) => answer,
+            Err(_) => bail!("no answer within {PATIENCE:?}"),
+        }
+    })?
 }
 
 /// What a cluster's API server holds before any agent starts.
-pub(crate) async fn cluster(client: &Client, cluster: &Cluster) -> Result<()> {
+pub(crate) fn cluster(cluster: &Cluster) -> Result<()> {
+    let server = cluster.control();
+    netns::find(&server)?
+        .run_async(async || cluster_objects(&client(&server).await?, cluster).await)?
+}
+
+async fn cluster_objects(client: &Client, cluster: &Cluster) -> Result<()> {
     common(client, NAMESPACE).await?;
     let families = cluster.families;
     for node in &cluster.nodes {
@@ -115,8 +126,9 @@ pub(crate) async fn cluster(client: &Client, cluster: &Cluster) -> Result<()> {
 }
 
 /// What the broker's API server holds before any gateway connects.
-pub(crate) async fn broker(client: &Client) -> Result<()> {
-    common(client, BROKER_NAMESPACE).await
+pub(crate) fn broker(server: &str) -> Result<()> {
+    netns::find(server)?
+        .run_async(async || common(&client(server).await?, BROKER_NAMESPACE).await)?
 }
 
 /// Lets a cluster read everything in the broker's namespace and write what carries its label; gives its token.

@@ -9,12 +9,14 @@ use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 use strait_host::Family;
 
-pub use between::Cable;
+pub use between::{Cable, Nat};
 
 /// Clusters at most: the second octet of their pods is 100 + their number, that of their services 150 + it.
 pub(crate) const MAX_CLUSTERS: u8 = 50;
 /// Nodes of a cluster at most: the last octet of their addresses is 10 + their number.
 pub(crate) const MAX_NODES: u8 = 200;
+/// Gateways of a cluster at most that have a public address each: it ends in the cluster's number and 50 for each gateway before.
+pub(crate) const MAX_PUBLIC: u8 = 4;
 /// Pods of a node at most: the last octet of their addresses is 10 + their number.
 pub(crate) const MAX_PODS: u8 = 26;
 
@@ -37,6 +39,8 @@ pub struct Options {
     pub families: Families,
     /// How gateways reach those of other clusters.
     pub cable: Cable,
+    /// What stands between a cluster and the others.
+    pub nat: Nat,
     /// The reverse-path filter with which the nodes boot.
     pub rp_filter: RpFilter,
     /// Whether the route agents and gateways are started.
@@ -56,6 +60,7 @@ impl Default for Options {
             cnis: vec![Cni::Bridge, Cni::Calico],
             families: Families::V4,
             cable: Cable::Vxlan,
+            nat: Nat::None,
             rp_filter: RpFilter::Strict,
             agents: true,
             environment: Vec::new(),
@@ -85,6 +90,11 @@ impl Options {
             "{} gateways a cluster: expected 1 to {}, as many as there are nodes",
             self.gateways,
             self.nodes
+        );
+        ensure!(
+            self.nat != Nat::FullCone || self.gateways <= MAX_PUBLIC,
+            "{} gateways a cluster behind a full-cone NAT, where each has an address of its own: expected at most {MAX_PUBLIC}",
+            self.gateways
         );
         ensure!(
             self.cnis.len() <= usize::from(self.clusters),
@@ -325,6 +335,13 @@ mod tests {
             ..Options::default()
         };
         assert!(error(gateways).contains("4 gateways a cluster: expected 1 to 3"));
+        let public = Options {
+            nodes: 5,
+            gateways: 5,
+            nat: Nat::FullCone,
+            ..Options::default()
+        };
+        assert!(error(public).contains("full-cone NAT"));
         for name in ["", "..", "a/b", "-x", "Lab"] {
             let bad = Options {
                 name: name.to_owned(),

@@ -17,6 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+use crate::faults::{Fault, Impaired};
 use crate::netns;
 use crate::sandbox::SELF;
 use crate::state::INSIDE;
@@ -85,6 +86,9 @@ pub struct ProcessStatus {
     pub pid: u32,
     /// How it ended, if it did, such as `exit status: 1`.
     pub ended: Option<String>,
+    /// Whether it was made to stand still.
+    #[serde(default)]
+    pub stopped: bool,
     /// What its `/readyz` says; `None` when it has none or does not answer.
     pub readiness: Option<Readiness>,
 }
@@ -112,6 +116,24 @@ pub(crate) struct Processes {
 struct Process {
     pid: u32,
     ended: Option<String>,
+    /// On purpose.
+    killed: bool,
+    stopped: bool,
+}
+
+impl Process {
+    fn new(pid: u32) -> Self {
+        Self {
+            pid,
+            ended: None,
+            killed: false,
+            stopped: false,
+        }
+    }
+
+    fn answers(&self) -> bool {
+        self.ended.is_none() && !self.stopped
+    }
 }
 
 impl Processes {
@@ -147,8 +169,7 @@ impl Processes {
             .spawn()
             .with_context(|| format!("cannot start {role} on {place}"))?;
         let pid = child.id();
-        self.lock()
-            .insert(key.clone(), Process { pid, ended: None });
+        self.lock().insert(key.clone(), Process::new(pid));
         let table = self.table.clone();
         std::thread::Builder::new()
             .name(format!("{place} {role}"))
@@ -172,14 +193,19 @@ impl Processes {
     pub(crate) fn stop(&self, place: &str, role: Role, signal: Signal) -> Result<()> {
         let key = (place.to_owned(), role);
         let mut processes = self.lock();
-        let Some(process) = processes.get(&key) else {
+        let Some(process) = processes.get_mut(&key) else {
             bail!("no {role} on {place}")
         };
         if process.ended.is_some() {
             return Ok(());
         }
+        process.killed = signal == Signal::SIGKILL;
         // Its waiter needs the lock to take note of the end, so the number is still this process's.
         send(process.pid, signal)?;
+        if process.stopped {
+            send(process.pid, Signal::SIGCONT)?;
+            process.stopped = false;
+        }
         let deadline = Instant::now() + Duration::from_secs(10);
         while processes
             .get(&key)
@@ -197,6 +223,51 @@ impl Processes {
                 .0;
         }
         Ok(())
+    }
+
+    /// Makes a process stand still.
+    pub(crate) fn pause(&self, place: &str, role: Role) -> Result<()> {
+        self.signal(place, role, Signal::SIGSTOP)
+    }
+
+    /// Lets a process that stands still go on.
+    pub(crate) fn go_on(&self, place: &str, role: Role) -> Result<()> {
+        self.signal(place, role, Signal::SIGCONT)
+    }
+
+    fn signal(&self, place: &str, role: Role, signal: Signal) -> Result<()> {
+        let mut processes = self.lock();
+        match processes.get_mut(&(place.to_owned(), role)) {
+            // As above: the number is still this process's.
+            Some(process) if process.ended.is_none() => {
+                process.stopped = signal == Signal::SIGSTOP;
+                send(process.pid, signal)
+            }
+            Some(_) => bail!("{role} on {place} has ended"),
+            None => bail!("no {role} on {place}"),
+        }
+    }
+
+    /// Those that were killed or made to stand still.
+    pub(crate) fn impaired(&self) -> Vec<Impaired> {
+        let of = |((place, role), process): (&(String, Role), &Process)| {
+            let fault = if process.ended.is_some() {
+                process.killed.then_some(Fault::Killed)
+            } else {
+                process.stopped.then_some(Fault::Stopped)
+            };
+            fault.map(|fault| Impaired {
+                what: place.clone(),
+                process: Some(*role),
+                fault,
+            })
+        };
+        self.lock().iter().filter_map(of).collect()
+    }
+
+    /// All of them, by where and what they are.
+    pub(crate) fn all(&self) -> Vec<(String, Role)> {
+        self.lock().keys().cloned().collect()
     }
 
     /// Kills every process in the namespaces of `places`, those started by `exec` too, and forgets them.
@@ -243,16 +314,13 @@ impl Processes {
             .map(|(key, process)| (key.clone(), process.clone()))
             .collect();
         let ask = |((place, role), process): ((String, Role), Process)| {
-            let readiness = process
-                .ended
-                .is_none()
-                .then(|| readiness(&place, role))
-                .flatten();
+            let readiness = process.answers().then(|| readiness(&place, role)).flatten();
             ProcessStatus {
                 place,
                 role,
                 pid: process.pid,
                 ended: process.ended,
+                stopped: process.stopped,
                 readiness,
             }
         };

@@ -7,6 +7,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use strait_host::Family;
 
 use crate::control::Status;
+use crate::faults::Impaired;
 use crate::options::Families;
 use crate::process::{ProcessStatus, Role};
 
@@ -17,6 +18,9 @@ pub(crate) fn missing(process: &ProcessStatus, healthy: bool, expected: &[&str])
     let who = format!("{} on {}", process.role, process.place);
     if let Some(ended) = &process.ended {
         return Some(format!("{who} has ended ({ended})"));
+    }
+    if process.stopped {
+        return Some(format!("{who} is stopped"));
     }
     process.role.admin_port()?;
     let Some(readiness) = &process.readiness else {
@@ -66,6 +70,7 @@ pub(crate) fn render(status: &Status) -> Result<String> {
         "WEB",
         "API SERVER",
         "WAN",
+        "NAT",
     ]);
     for cluster in &status.topology.clusters {
         clusters.add_row([
@@ -76,6 +81,7 @@ pub(crate) fn render(status: &Status) -> Result<String> {
             each(cluster.families, |f| cluster.service_ip(f)),
             cluster.api_server().to_string(),
             each(cluster.families, |f| cluster.wan_ip(f)),
+            status.topology.nat.to_string(),
         ]);
     }
     writeln!(output, "{}", text(&mut clusters))?;
@@ -103,7 +109,7 @@ pub(crate) fn render(status: &Status) -> Result<String> {
     for process in status
         .processes
         .iter()
-        .filter(|process| process.role != Role::Pod || process.ended.is_some())
+        .filter(|it| it.role != Role::Pod || it.ended.is_some() || it.stopped)
     {
         processes.add_row([
             process.role.to_string(),
@@ -113,7 +119,16 @@ pub(crate) fn render(status: &Status) -> Result<String> {
         ]);
     }
     output.push_str(&text(&mut processes));
+    if !status.impaired.is_empty() {
+        writeln!(output, "\nIMPAIRED")?;
+        output.push_str(&impaired(&status.impaired));
+    }
     Ok(output)
+}
+
+/// A line each.
+pub(crate) fn impaired(all: &[Impaired]) -> String {
+    all.iter().map(|it| format!("{it}\n")).collect()
 }
 
 /// One or two, of the families.
@@ -125,6 +140,9 @@ fn each<T: Display>(families: Families, of: impl Fn(Family) -> T) -> String {
 fn state(process: &ProcessStatus) -> String {
     if let Some(ended) = &process.ended {
         return format!("ended ({ended})");
+    }
+    if process.stopped {
+        return "stopped".to_owned();
     }
     if process.role.admin_port().is_none() {
         return "alive".to_owned();

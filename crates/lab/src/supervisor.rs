@@ -1,5 +1,8 @@
 //! The lab itself: builds the machines, starts the processes, and does what it is asked to over the control socket.
 
+mod faults;
+mod nodes;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -7,22 +10,24 @@ use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use strait_host::Family;
 
-use crate::control::{Answer, CniChange, Request, Status};
+use crate::control::{Answer, Request, Status};
+use crate::faults::Links;
 use crate::process::{Processes, Role};
 use crate::sandbox::{Order, SELF};
 use crate::state::{ALL_INSIDE, INSIDE};
 use crate::topology::{Cluster, Node, POD_PORT, Topology};
 use crate::{build, cni, environment, netns, objects, probe, process};
+
+use nodes::Boot;
 
 /// What a starting lab reports to whoever started it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -38,8 +43,9 @@ struct Lab {
     topology: Topology,
     processes: Processes,
     broker: Mutex<BTreeMap<String, String>>,
-    /// How often each node was booted; held while a node is changed.
-    boots: Mutex<BTreeMap<String, u64>>,
+    /// The nodes' boots; held while a node is changed.
+    boots: Mutex<BTreeMap<String, Boot>>,
+    links: Mutex<Links>,
 }
 
 /// `strait lab supervisor`.
@@ -53,6 +59,7 @@ pub(crate) fn run(order: &str) -> Result<ExitCode> {
         processes: Processes::default(),
         broker: Mutex::default(),
         boots: Mutex::default(),
+        links: Mutex::default(),
     });
     if attached {
         std::thread::Builder::new()
@@ -136,10 +143,7 @@ impl Lab {
             self.topology.nodes().count(),
             self.topology.pods().count()
         ))?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        runtime.block_on(self.objects())?;
+        self.objects()?;
         step("the API servers answer")?;
         if self.order.options.agents {
             for node in self.topology.nodes() {
@@ -152,17 +156,23 @@ impl Lab {
         step("the processes are started")
     }
 
-    async fn objects(&self) -> Result<()> {
-        let broker =
-            async { objects::broker(&objects::client(&objects::dir("broker")).await?).await };
-        let clusters = self.topology.clusters.iter().map(|cluster| async move {
-            let client = objects::client(&objects::dir(&cluster.control())).await?;
-            objects::cluster(&client, cluster)
-                .await
-                .with_context(|| format!("cluster {}", cluster.name))
-        });
-        futures::future::try_join(broker, futures::future::try_join_all(clusters)).await?;
-        Ok(())
+    /// Puts the first objects on all API servers at once.
+    fn objects(&self) -> Result<()> {
+        std::thread::scope(|scope| {
+            let broker = scope.spawn(|| objects::broker("broker"));
+            let clusters: Vec<_> = self
+                .topology
+                .clusters
+                .iter()
+                .map(|cluster| (cluster, scope.spawn(move || objects::cluster(cluster))))
+                .collect();
+            let mut done = vec![ended(broker.join()).context("the broker")];
+            for (cluster, thread) in clusters {
+                let name = &cluster.name;
+                done.push(ended(thread.join()).with_context(|| format!("cluster {name}")));
+            }
+            done.into_iter().collect()
+        })
     }
 
     /// Starts the API server of `place`.
@@ -231,8 +241,13 @@ impl Lab {
                     token: tokens.get(&cluster.name).cloned().unwrap_or_default(),
                     ca: objects::broker_ca()?,
                 };
-                let options = &self.order.options;
-                environment.extend(environment::of_gateway(options, node, broker));
+                environment.extend(environment::of_gateway(
+                    self.order.options.cable,
+                    &self.topology,
+                    cluster,
+                    node,
+                    broker,
+                ));
             }
             Role::Apiserver | Role::Pod => (),
         }
@@ -247,95 +262,6 @@ impl Lab {
             self.processes
                 .start(&pod.name, Role::Pod, &["lab", "pod-server"], &[])
         })
-    }
-
-    fn reboot(self: &Arc<Self>, name: &str, cni_after: Duration) -> Result<()> {
-        let (cluster, node) = self.topology.node(name)?;
-        let mut boots = self.boots();
-        let mut places: Vec<&str> = node.pods.iter().map(|pod| pod.name.as_str()).collect();
-        places.push(name);
-        self.processes.kill_all(&places)?;
-        build::unmake_node(cluster, node)?;
-        build::node(cluster, node, &self.order.options)?;
-        let boot = boots.entry(name.to_owned()).or_default();
-        *boot += 1;
-        let boot = *boot;
-        if self.order.options.agents {
-            self.agents(node)?;
-        }
-        if cni_after.is_zero() {
-            self.pods(cluster, node)?;
-            return node.pods.iter().try_for_each(|pod| wait_for_pod(&pod.name));
-        }
-        let (lab, name) = (self.clone(), name.to_owned());
-        std::thread::Builder::new()
-            .name(format!("{name} cni"))
-            .spawn(move || {
-                std::thread::sleep(cni_after);
-                let late = || -> Result<()> {
-                    let boots = lab.boots();
-                    // The node may have been booted again, or its CNI brought up by hand.
-                    if boots.get(&name) == Some(&boot) {
-                        lab.cni_up(&name)?;
-                    }
-                    Ok(())
-                };
-                if let Err(error) = late() {
-                    let _ = writeln!(
-                        std::io::stderr(),
-                        "the CNI of {name} did not come up: {error:#}"
-                    );
-                }
-            })?;
-        Ok(())
-    }
-
-    /// The caller holds the lock of the boots.
-    fn cni_up(&self, name: &str) -> Result<()> {
-        let (cluster, node) = self.topology.node(name)?;
-        if cni::is_up(cluster, node)? {
-            return Ok(());
-        }
-        if node.pods.iter().all(|pod| netns::find(&pod.name).is_err()) {
-            return self.pods(cluster, node);
-        }
-        cni::up(cluster, node)?;
-        node.pods
-            .iter()
-            .try_for_each(|pod| cni::reconnect(cluster, node, pod))
-    }
-
-    fn cni(&self, name: &str, change: CniChange) -> Result<()> {
-        let (cluster, node) = self.topology.node(name)?;
-        let _boots = self.boots();
-        if change == CniChange::Up {
-            return self.cni_up(name);
-        }
-        ensure!(cni::is_up(cluster, node)?, "the CNI of {name} is not up");
-        let device = |family| {
-            cni::device_of(cluster.cni, family).with_context(|| {
-                format!("the CNI of {name} has no device of its own that could bear an address")
-            })
-        };
-        match change {
-            CniChange::Down => cni::down(cluster, node),
-            CniChange::NoAddress => cluster
-                .families
-                .all()
-                .iter()
-                .try_for_each(|family| netns::flush(name, *family, device(*family)?)),
-            CniChange::Address(address) => {
-                let family = Family::of_net(&address);
-                let device = device(family)?;
-                netns::readdress(name, family, device, address)?;
-                cni::routes(cluster, node)
-            }
-            CniChange::Up => Ok(()),
-        }
-    }
-
-    fn boots(&self) -> MutexGuard<'_, BTreeMap<String, u64>> {
-        self.boots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn start_again(&self, place: &str, role: Role) -> Result<()> {
@@ -371,6 +297,7 @@ impl Lab {
                 topology: self.topology.clone(),
                 broker: self.topology.broker(),
                 processes: self.processes.status(),
+                impaired: self.impaired(),
             })?),
             Request::Probe(probe) => {
                 let names = self.topology.names();
@@ -413,11 +340,10 @@ impl Lab {
                 self.start_again(&place, role)?;
                 Ok(Value::Null)
             }
-            Request::Kill { place, role } => {
-                self.known(&place, role)?;
-                self.processes.stop(&place, role, Signal::SIGKILL)?;
-                Ok(Value::Null)
-            }
+            Request::Kill { what, process } => self.told(self.kill(&what, process)),
+            Request::Stop { what, process } => self.told(self.stop(&what, process)),
+            Request::Trouble { what, trouble } => self.told(self.trouble(&what, &trouble)),
+            Request::Heal { what, process } => self.told(self.heal(what.as_deref(), process)),
             Request::Run {
                 place,
                 role,
@@ -443,7 +369,7 @@ impl Lab {
             } => {
                 let place = self.server_of(&place);
                 self.known(&place, Role::Apiserver)?;
-                objects::request(&objects::dir(&place), &method, &path, &body)
+                objects::request(&place, &method, &path, &body)
             }
             Request::Down => std::process::exit(0),
         }
@@ -467,6 +393,10 @@ impl Lab {
             line.clear();
         }
     }
+}
+
+fn ended(thread: std::thread::Result<Result<()>>) -> Result<()> {
+    thread.map_err(|_| anyhow!("its thread panicked"))?
 }
 
 /// Waits until a pod listens.

@@ -4,7 +4,7 @@
 //!
 //! | what | IPv4 | IPv6, where the digits are those of the decimal number |
 //! |---|---|---|
-//! | WAN | 198.51.100.0/24: the broker .250, the Internet .254, router of the cluster .`c` | 2001:db8:100::/64, ::250, ::254, ::`c` |
+//! | WAN | 198.51.100.0/24: the broker .250, the Internet .254, router of the cluster .`c`, its gateway `n` if each has a public address .(`c`+50(`n`-1)) | 2001:db8:100::/64, the same digits |
 //! | underlay | 172.30.`c`.0/24: router .1, API server .2, node .(10+`n`) | fd00:30:`c`::/64, ::`c`:1, ::`c`:2, ::`c`:(10+`n`) |
 //! | pods | 10.(100+`c`).0.0/16, of a node 10.(100+`c`).`n`.0/24, pod .(10+`p`) | fd10:(100+`c`)::/48, fd10:(100+`c`):0:`n`::/64, ::(10+`p`) |
 //! | services | 10.(150+`c`).0.0/16, `web` 10.(150+`c`).0.80, port 80 | fd10:(150+`c`)::/112, ::80 |
@@ -21,7 +21,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use strait_host::Family;
 
-use crate::options::{Cni, Families, Options};
+use crate::options::{Cni, Families, MAX_CLUSTERS, Nat, Options};
 
 /// Where the pods listen, TCP and UDP.
 pub const POD_PORT: u16 = 8080;
@@ -35,6 +35,8 @@ const API_PORT: u16 = 6443;
 pub struct Topology {
     /// The families of all its networks.
     pub families: Families,
+    /// What stands between a cluster and the others.
+    pub nat: Nat,
     /// In the order of their numbers.
     pub clusters: Vec<Cluster>,
 }
@@ -123,6 +125,7 @@ impl Topology {
             .collect();
         Self {
             families: options.families,
+            nat: options.nat,
             clusters,
         }
     }
@@ -131,6 +134,22 @@ impl Topology {
     #[must_use]
     pub fn broker(&self) -> SocketAddr {
         (wan(self.families.first(), 250), API_PORT).into()
+    }
+
+    /// The address with which a gateway is seen from other clusters.
+    #[must_use]
+    pub fn public_ip(&self, cluster: &Cluster, node: &Node, family: Family) -> IpAddr {
+        match self.nat {
+            Nat::None => node.ip(family),
+            // An address of its own: it was checked that there are enough.
+            Nat::FullCone => wan(
+                family,
+                cluster
+                    .number
+                    .saturating_add(MAX_CLUSTERS.saturating_mul(node.number - 1)),
+            ),
+            Nat::PortRestricted | Nat::Symmetric => cluster.wan_ip(family),
+        }
     }
 
     /// All nodes.
@@ -182,6 +201,14 @@ impl Topology {
             names.extend([cluster.control(), cluster.router()]);
         }
         names.extend(["broker".to_owned(), "internet".to_owned()]);
+        names
+    }
+
+    /// Those, and the clusters.
+    #[must_use]
+    pub fn all_names(&self) -> Vec<String> {
+        let mut names = self.names();
+        names.extend(self.clusters.iter().map(|cluster| cluster.name.clone()));
         names
     }
 
@@ -294,6 +321,11 @@ impl Cluster {
     /// The other nodes.
     pub fn workers(&self) -> impl Iterator<Item = &Node> {
         self.nodes.iter().filter(|node| !node.gateway)
+    }
+
+    /// A node of each kind: the first gateway, the second, if there is one, which may stand by, and the first worker.
+    pub fn kinds(&self) -> impl Iterator<Item = &Node> {
+        self.gateways().take(2).chain(self.workers().take(1))
     }
 
     /// All its pods.
@@ -473,6 +505,7 @@ mod tests {
     use strait_api::vtep::Vxlan;
 
     use super::*;
+    use crate::options::MAX_PUBLIC;
 
     #[test]
     fn no_two_networks_of_the_largest_lab_overlap() {
@@ -480,6 +513,8 @@ mod tests {
             clusters: 50,
             nodes: 200,
             pods: 26,
+            gateways: MAX_PUBLIC,
+            nat: Nat::FullCone,
             ..Options::default()
         };
         assert!(options.check().is_ok());
@@ -507,10 +542,15 @@ mod tests {
                     pair[1]
                 );
             }
+            let mut public = BTreeSet::from([internet(family), wan(family, 250)]);
             let mut inner = BTreeSet::new();
             for cluster in &topology.clusters {
                 let service = cluster.service_ip(family);
                 assert!(cluster.service_net(family).contains(&service));
+                for gateway in cluster.gateways() {
+                    let ip = topology.public_ip(cluster, gateway, family);
+                    assert!(public.insert(ip), "{ip} stands for two on the WAN");
+                }
                 for node in &cluster.nodes {
                     let pods = node.pod_net(family);
                     assert!(cluster.pod_net(family).contains(&pods));
@@ -541,6 +581,13 @@ mod tests {
             let names = |nodes: Vec<&Node>| nodes.iter().map(|n| n.number).collect::<Vec<_>>();
             assert_eq!(names(cluster.gateways().collect()), [1, 2]);
             assert_eq!(names(cluster.workers().collect()), [3]);
+            assert_eq!(names(cluster.kinds().collect()), [1, 2, 3]);
+        }
+        for cluster in &Topology::new(&Options::default()).clusters {
+            assert_eq!(
+                cluster.kinds().map(|n| n.number).collect::<Vec<_>>(),
+                [1, 2]
+            );
         }
     }
 

@@ -1,4 +1,4 @@
-//! Network namespaces, and threads and commands that live in them.
+//! Network namespaces, threads and commands that live in them, and the wires at their interfaces.
 //!
 //! A network namespace belongs to a *thread*, not to a process. A thread that entered one would carry it along into
 //! whatever it does next, so code runs on a thread of its own here, which ends with it. What the kernel shows under
@@ -19,8 +19,10 @@ mod handle;
 mod loopback;
 mod net;
 mod uts;
+mod wire;
 
 pub use command::Inside;
 pub use error::Error;
 pub use net::Namespace;
 pub use uts::HostName;
+pub use wire::{FRAME_HEADER, Wire};

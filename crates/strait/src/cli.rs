@@ -114,6 +114,10 @@ fn completion(command: &mut Command, matches: &ArgMatches) -> anyhow::Result<Exi
         .context("which shell?")?;
     let mut script = Vec::new();
     clap_complete::generate(shell, command, "strait", &mut script);
+    #[cfg(feature = "lab")]
+    if shell == Shell::Bash {
+        script.extend_from_slice(strait_lab::BASH_NAMES.as_bytes());
+    }
     print(&script)
 }
 

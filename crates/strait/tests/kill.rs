@@ -6,7 +6,7 @@
 mod common;
 
 use common::joined;
-use strait_lab::{Options, Role};
+use strait_lab::{Flow, Options, Role};
 
 /// How often the agents are killed.
 const TIMES: usize = 25;
@@ -40,6 +40,13 @@ fn agents_that_are_killed_again_and_again_lose_no_packet_of_a_running_flow() {
             (from, child.expect("ping starts"))
         })
         .collect();
+    // Connections too, through the service.
+    let busy = lab
+        .flow(&Flow {
+            rate: 0,
+            ..Flow::new("east-2-a", "web.west")
+        })
+        .expect("it starts");
     for _ in 0..TIMES {
         for (place, role) in [
             ("east-2", Role::RouteAgent),
@@ -52,6 +59,9 @@ fn agents_that_are_killed_again_and_again_lose_no_packet_of_a_running_flow() {
         }
         std::thread::sleep(std::time::Duration::from_millis(100));
     }
+    let tcp = busy.end().expect("it ends").tcp;
+    assert_eq!((tcp.connected, tcp.silent), (4, 0), "{tcp:?}");
+    assert!(tcp.broken.is_empty(), "{tcp:?}");
     for (from, child) in flows {
         let output = child.wait_with_output().expect("ping ends");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();

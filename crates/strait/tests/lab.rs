@@ -15,7 +15,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use common::{binary, name};
-use strait_lab::{Lab, Options, Probe};
+use strait_lab::{Flow, Lab, Options, Probe, Sides, Trouble};
 
 fn small(purpose: &str) -> Options {
     Options {
@@ -118,6 +118,15 @@ fn a_crash_leaves_no_process_and_its_remains_are_cleared_at_the_next_use() {
     let dir = directory(&lab);
     let first = first_process(&dir);
     let space = pid_namespace(&first).unwrap();
+    // In the middle of everything that it can do to itself.
+    let lose = Trouble::Lose {
+        sides: Sides::Both,
+        percent: 50.0,
+    };
+    lab.trouble("east", lose).unwrap();
+    lab.power_off("west-1").unwrap();
+    lab.stop("broker", None).unwrap();
+    let flow = lab.flow(&Flow::new("east-1", "east-1-a")).unwrap();
     assert!(
         Command::new("kill")
             .args(["-9", &first])
@@ -126,6 +135,7 @@ fn a_crash_leaves_no_process_and_its_remains_are_cleared_at_the_next_use() {
             .success()
     );
     assert!(ends(&space), "processes are left");
+    assert!(flow.wait().is_err());
     assert!(dir.exists());
     let status = strait(&["lab", "status", "--name", &options.name]);
     assert!(error(&status).contains("no lab"), "{status:?}");

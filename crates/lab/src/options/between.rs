@@ -34,6 +34,43 @@ impl FromStr for Cable {
     }
 }
 
+/// What a cluster's router does between the nodes' network and the WAN, in the words of RFC 3489 section 5.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Nat {
+    /// It routes; the nodes' networks know one another.
+    None,
+    /// Each gateway has a public address of its own, and whoever sends to its cable or discovery port there reaches it.
+    FullCone,
+    /// All share the router's address and keep their port where they can; in comes only what answers.
+    PortRestricted,
+    /// All share the router's address, with a random port for each destination; in comes only what answers.
+    Symmetric,
+}
+
+impl Nat {
+    const NAMES: [(&'static str, Self); 4] = [
+        ("none", Self::None),
+        ("full-cone", Self::FullCone),
+        ("port-restricted", Self::PortRestricted),
+        ("symmetric", Self::Symmetric),
+    ];
+}
+
+impl fmt::Display for Nat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(name_of(&Self::NAMES, self))
+    }
+}
+
+impl FromStr for Nat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        by_name("NAT", &Self::NAMES, text)
+    }
+}
+
 fn name_of<T: PartialEq>(names: &[(&'static str, T)], wanted: &T) -> &'static str {
     names
         .iter()
@@ -65,9 +102,14 @@ mod tests {
             assert_eq!(serde_json::to_value(cable).unwrap(), name);
             assert_eq!(name.parse(), Ok(cable));
         }
+        for (name, nat) in Nat::NAMES {
+            assert_eq!(nat.to_string(), name);
+            assert_eq!(serde_json::to_value(nat).unwrap(), name);
+            assert_eq!(name.parse(), Ok(nat));
+        }
         assert_eq!(
-            "ipsec".parse::<Cable>().unwrap_err(),
-            "no cable 'ipsec': expected one of vxlan, wireguard"
+            "cone".parse::<Nat>().unwrap_err(),
+            "no NAT 'cone': expected one of none, full-cone, port-restricted, symmetric"
         );
     }
 }

@@ -1,0 +1,83 @@
+//! `strait lab up`.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Args;
+
+use super::{Which, print};
+use crate::client::Lab;
+use crate::options::{Cable, Cni, Families, Nat, Options, RpFilter};
+
+#[derive(Debug, Args)]
+pub(super) struct Up {
+    #[command(flatten)]
+    lab: Which,
+    /// How many clusters
+    #[arg(long, default_value_t = 2)]
+    clusters: u8,
+    /// Nodes of each cluster
+    #[arg(long, default_value_t = 3)]
+    nodes: u8,
+    /// How many of them, the first ones, are gateways
+    #[arg(long, default_value_t = 1)]
+    gateways: u8,
+    /// Pods of each node
+    #[arg(long, default_value_t = 1)]
+    pods: u8,
+    /// The clusters' CNIs, in their order; the last stands for the rest: bridge, calico, routed, or the CNI project's own plugins
+    /// (Debian's containernetworking-plugins), cni-bridge and cni-ptp, with -masq if they are to masquerade
+    #[arg(long, value_delimiter = ',', default_value = "bridge,calico")]
+    cni: Vec<Cni>,
+    /// IP families of all networks: v4, v6 or dual
+    #[arg(long, default_value = "v4")]
+    family: Families,
+    /// How gateways reach those of other clusters: vxlan or wireguard
+    #[arg(long, default_value = "vxlan")]
+    cable: Cable,
+    /// What each cluster's router does between its nodes and the WAN: none, full-cone, port-restricted or symmetric
+    #[arg(long, default_value = "none")]
+    nat: Nat,
+    /// The nodes' reverse-path filter at boot: strict, loose or off
+    #[arg(long, default_value = "strict")]
+    rp_filter: RpFilter,
+    /// Start no route agents and gateways
+    #[arg(long)]
+    no_agents: bool,
+    /// How many seconds to wait until the agents are ready; 0 for not at all
+    #[arg(long, default_value_t = 30)]
+    wait: u64,
+}
+
+pub(super) fn up(arguments: &Up, binary: &Path) -> Result<()> {
+    let options = Options {
+        name: arguments.lab.name.clone(),
+        clusters: arguments.clusters,
+        nodes: arguments.nodes,
+        gateways: arguments.gateways,
+        pods: arguments.pods,
+        cnis: arguments
+            .cni
+            .iter()
+            .copied()
+            .take(usize::from(arguments.clusters.max(1)))
+            .collect(),
+        families: arguments.family,
+        cable: arguments.cable,
+        nat: arguments.nat,
+        rp_filter: arguments.rp_filter,
+        agents: !arguments.no_agents,
+        environment: Vec::new(),
+    };
+    let lab = Lab::up_detached(&options, binary, |step| {
+        let _ = print(&format!("{step}\n"));
+    })?;
+    if arguments.wait > 0 {
+        lab.wait_until_ready(Duration::from_secs(arguments.wait), false)?;
+    }
+    print(&format!(
+        "lab '{0}' is up: 'strait lab status --name {0}' shows it, 'strait lab down --name {0}' ends it\n",
+        lab.name()
+    ))
+}
