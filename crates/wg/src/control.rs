@@ -473,6 +473,7 @@ impl<'s> Control<'s> {
 
     fn configure(&mut self, config: Config) -> Result<(), Error> {
         let now = self.shared.now();
+        let kept = config.clone();
         let rotated = self.identify(config.private_key, now)?;
         let gone: Vec<_> = self
             .peers
@@ -494,6 +495,11 @@ impl<'s> Control<'s> {
             }
         }
         self.publish();
+        *self
+            .shared
+            .config
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(kept);
         call.into_iter().for_each(|key| self.initiate(key, true));
         Ok(())
     }

@@ -11,6 +11,7 @@ use std::time::{Instant, SystemTime};
 
 use crate::config::Timestamp;
 use crate::control::Control;
+use crate::door::Door;
 use crate::shared::{Dropped, Drops, Event, Shared};
 use crate::{Config, Error, Options, PublicKey, Sockets, Tun, inbound, outbound};
 
@@ -33,6 +34,7 @@ pub struct Device {
     threads: Vec<JoinHandle<()>>,
     /// Its end tells the threads to end.
     stopper: Option<UnixStream>,
+    door: Option<Door>,
 }
 
 impl Device {
@@ -47,6 +49,7 @@ impl Device {
         let shared = Arc::new(Shared {
             start: Instant::now(),
             options,
+            config: Mutex::default(),
             tun,
             sockets,
             peers: RwLock::default(),
@@ -65,6 +68,7 @@ impl Device {
             shared: shared.clone(),
             threads: Vec::new(),
             stopper: Some(stopper),
+            door: None,
         };
         let (ready, made) = mpsc::channel();
         let own = shared.clone();
@@ -110,21 +114,19 @@ impl Device {
     /// How it stands with each peer.
     #[must_use]
     pub fn status(&self) -> BTreeMap<PublicKey, PeerStatus> {
-        let peers = self
-            .shared
-            .peers
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        let status = peers.iter().map(|(key, peer)| {
-            let status = PeerStatus {
-                endpoint: peer.endpoint(),
-                last_handshake: peer.last_handshake(),
-                rx_bytes: peer.received.load(Ordering::Relaxed),
-                tx_bytes: peer.sent.load(Ordering::Relaxed),
-            };
-            (*key, status)
-        });
-        status.collect()
+        status(&self.shared)
+    }
+
+    /// Lets `wg` look at the device, and change it, under this name (`/var/run/wireguard/NAME.sock`, for root only). The port and
+    /// the mark can't be changed there, and the owner's next configuration undoes what was. Once; it ends with the device.
+    ///
+    /// # Errors
+    /// [`Error::Control`], for instance when another device has that name.
+    pub fn open_door(&mut self, name: &str) -> Result<(), Error> {
+        if self.door.is_none() {
+            self.door = Some(Door::open(name, &self.shared)?);
+        }
+        Ok(())
     }
 
     /// What went nowhere, and why.
@@ -150,6 +152,7 @@ impl Drop for Device {
         self.shared.stopping.store(true, Ordering::Relaxed);
         self.stopper.take();
         self.shared.tell(Event::Stop);
+        self.door.take();
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
@@ -163,4 +166,18 @@ impl Drop for Device {
             *peer.slots.write().unwrap_or_else(PoisonError::into_inner) = Default::default();
         }
     }
+}
+
+pub(crate) fn status(shared: &Shared) -> BTreeMap<PublicKey, PeerStatus> {
+    let peers = shared.peers.read().unwrap_or_else(PoisonError::into_inner);
+    let status = peers.iter().map(|(key, peer)| {
+        let status = PeerStatus {
+            endpoint: peer.endpoint(),
+            last_handshake: peer.last_handshake(),
+            rx_bytes: peer.received.load(Ordering::Relaxed),
+            tx_bytes: peer.sent.load(Ordering::Relaxed),
+        };
+        (*key, status)
+    });
+    status.collect()
 }

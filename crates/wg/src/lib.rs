@@ -12,6 +12,7 @@ mod config;
 mod control;
 mod cookie;
 mod device;
+mod door;
 mod error;
 mod inbound;
 mod key;
@@ -30,6 +31,7 @@ mod socket;
 mod sys;
 mod timers;
 mod tun;
+mod uapi;
 
 pub use config::{Config, Options, PeerConfig, Timestamp, Timing};
 pub use device::{Device, PeerStatus};

@@ -37,6 +37,8 @@ pub(crate) enum Event {
 pub(crate) struct Shared {
     pub(crate) start: Instant,
     pub(crate) options: Options,
+    /// The last configuration.
+    pub(crate) config: Mutex<Option<Config>>,
     pub(crate) tun: Tun,
     pub(crate) sockets: Sockets,
     pub(crate) peers: RwLock<BTreeMap<PublicKey, Arc<Peer>>>,
