@@ -186,7 +186,7 @@ impl Host {
         let mut process = self.ns.command(words.next().expect("a command"));
         process
             .args(words)
-            .stdout(Stdio::piped())
+            .stdout(Stdio::null())
             .stderr(Stdio::null());
         Running(
             process
@@ -221,7 +221,9 @@ pub(crate) struct Running(pub(crate) Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.0.kill();
+        // Asked to end, it takes its socket away.
+        let pid = i32::try_from(self.0.id()).map(nix::unistd::Pid::from_raw);
+        let _ = pid.map(|pid| nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM));
         let _ = self.0.wait();
     }
 }
