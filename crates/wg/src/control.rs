@@ -59,6 +59,7 @@ struct Known {
     began: Option<Duration>,
     heard: Option<Duration>,
     greatest: Option<Timestamp>,
+    sent: Option<Timestamp>,
     cookie: Option<([u8; MAC], Duration)>,
     mac1: Option<[u8; MAC]>,
 }
@@ -217,15 +218,19 @@ impl<'s> Control<'s> {
         let Some(to) = peer.endpoint() else {
             return Ok(());
         };
-        let stamp = {
-            let mut stamp = self
+        // Later than the last one that this peer had: no later than needed, or a device that is started without a floor
+        // would be refused for a while.
+        let floor = known.sent.or(self.shared.options.timestamp_floor);
+        let stamp = Timestamp::after(SystemTime::now(), floor);
+        known.sent = Some(stamp);
+        {
+            let mut greatest = self
                 .shared
                 .stamp
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
-            let next = Timestamp::after(SystemTime::now(), *stamp);
-            *stamp.insert(next)
-        };
+            *greatest = (*greatest).max(Some(stamp));
+        }
         let psk = psk(&known.config);
         let (begun, mut message) = noise::begin(&identity.private, key, &psk, stamp, index)?;
         let cookie = known
@@ -545,6 +550,7 @@ impl<'s> Control<'s> {
             began: None,
             heard: None,
             greatest: None,
+            sent: None,
             cookie: None,
             mac1: None,
         });

@@ -135,3 +135,34 @@ fn code(key: &[u8], parts: &[&[u8]]) -> Option<Code> {
 fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |all, (a, b)| all | (a ^ b)) == 0
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_gets_the_reply_can_prove_its_address_and_nobody_else_can() {
+        let (ours, other) = (
+            Codes::of(&PublicKey([1; 32])),
+            Codes::of(&PublicKey([2; 32])),
+        );
+        let mut baker = Baker::new(Duration::ZERO).unwrap();
+        let from: SocketAddr = "192.0.2.1:51820".parse().unwrap();
+        let elsewhere: SocketAddr = "192.0.2.1:51821".parse().unwrap();
+        let cookie = baker.cookie(from, Duration::ZERO).unwrap();
+        let mut message = crate::message::initiation(7);
+        let mac1 = ours.end(&mut message, None);
+        assert!(ours.holds(&message) && !other.holds(&message));
+        assert!(!ours.proves(&message, &cookie));
+        let reply = ours.reply(&message, &cookie).unwrap();
+        assert_eq!(crate::message::word(&reply, 4), Some(7));
+        assert_eq!(other.open(&reply, &mac1), None);
+        assert_eq!(ours.open(&reply, &[0; MAC]), None);
+        let opened = ours.open(&reply, &mac1);
+        assert_eq!(opened, Some(cookie));
+        ours.end(&mut message, opened.as_ref());
+        assert!(ours.holds(&message) && ours.proves(&message, &cookie));
+        assert!(!ours.proves(&message, &baker.cookie(elsewhere, Duration::ZERO).unwrap()));
+        assert!(!ours.proves(&message, &baker.cookie(from, LIFE).unwrap()));
+    }
+}

@@ -1,5 +1,11 @@
 //! Other people's WireGuard at the other end, and other people's tools at our door.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests fail the test"
+)]
+
 mod common;
 
 use std::os::unix::net::UnixStream;

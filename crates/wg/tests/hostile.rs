@@ -1,5 +1,11 @@
 //! Datagrams that nobody should send.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests fail the test"
+)]
+
 mod common;
 
 use std::net::{SocketAddr, UdpSocket};
@@ -229,4 +235,28 @@ fn frames_of_the_host_that_contradict_themselves_stop_nothing() {
     let mut buffer = [0; 70_000];
     while tap.recv_from(&mut buffer).is_ok() {}
     assert_eq!(hold(&a, &tap, 1).len(), 1);
+}
+
+#[test]
+fn in_a_flood_of_handshakes_senders_are_asked_to_prove_their_address() {
+    let (ns, a, b, tap) = tapped();
+    let handshake = join(&a, &b, &tap);
+    let initiation = handshake
+        .iter()
+        .find(|message| message.len() == 148)
+        .unwrap();
+    let flood = ns.run(|| UdpSocket::bind("127.0.0.1:0").unwrap()).unwrap();
+    flood
+        .set_read_timeout(Some(Duration::from_secs(2)))
+        .unwrap();
+    for end in [&a, &b] {
+        for _ in 0..3000 {
+            flood.send_to(initiation, ("127.0.0.1", end.port)).unwrap();
+        }
+    }
+    let mut reply = [0; 2048];
+    let (length, _) = flood.recv_from(&mut reply).expect("a cookie");
+    assert_eq!((length, reply[0]), (64, 3));
+    let dropped = a.device.dropped().deferred + b.device.dropped().deferred;
+    assert!(dropped > 100, "{dropped}");
 }
