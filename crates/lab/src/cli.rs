@@ -165,7 +165,7 @@ enum Action {
         #[arg(long, default_value_t = 2)]
         seconds: u32,
         /// What to measure
-        #[arg(long, value_delimiter = ',', default_value = "lab,scale")]
+        #[arg(long, value_delimiter = ',', default_value = "lab,scale,wireguard")]
         parts: Vec<bench::Part>,
         /// Print JSON with all samples instead of a Markdown table
         #[arg(long)]
@@ -192,6 +192,14 @@ enum Action {
         to: std::net::SocketAddr,
         #[arg(long)]
         seconds: f64,
+    },
+    #[command(hide = true)]
+    Wireguard {
+        name: String,
+        #[arg(long)]
+        port: u16,
+        #[arg(long, default_value_t = 1)]
+        lanes: usize,
     },
 }
 
@@ -372,6 +380,7 @@ pub fn main(matches: &ArgMatches) -> Result<ExitCode> {
         Action::Init { order } => return sandbox::init(&order),
         Action::Supervisor { order } => return supervisor::run(&order),
         Action::PodServer => return pod::serve(),
+        Action::Wireguard { name, port, lanes } => bench::wireguard_device(&name, port, lanes)?,
         Action::Flows { to, seconds: time } => {
             let flows = probe::flows(to, seconds(time)?)?;
             print(&format!("{flows:.1}\n"))?;
