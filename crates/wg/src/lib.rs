@@ -22,6 +22,8 @@ mod noise;
 mod outbound;
 mod packet;
 mod peer;
+#[cfg(test)]
+mod pieces;
 mod random;
 mod replay;
 mod segment;
