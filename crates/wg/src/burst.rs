@@ -8,7 +8,7 @@ use crate::segment::{Segments, Vnet};
 use crate::session::Session;
 use crate::shared::{Shared, count};
 
-/// `UDP_MAX_SEGMENTS` of kernels before 6.9, and what fits one IPv6 packet.
+/// `UDP_MAX_SEGMENTS` of older kernels (newer ones take 128), and what fits one IP packet of either family.
 const DATAGRAMS: usize = 64;
 const BYTES: usize = 65_487;
 

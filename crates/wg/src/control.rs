@@ -35,7 +35,7 @@ pub(crate) struct Control<'s> {
     /// What we answer to: our key, and for a while the one before.
     identities: Vec<Identity>,
     peers: BTreeMap<PublicKey, Known>,
-    /// Who began the handshake with this number of ours.
+    /// Whose handshake has this number of ours.
     begun: BTreeMap<u32, PublicKey>,
     queue: BTreeMap<(Duration, PublicKey), Arc<Peer>>,
     baker: Baker,
@@ -56,6 +56,8 @@ struct Known {
     config: PeerConfig,
     codes: Codes,
     pending: Option<Pending>,
+    /// Our number in the last answer.
+    answered: Option<u32>,
     /// When we last began, and when the peer did.
     began: Option<Duration>,
     heard: Option<Duration>,
@@ -323,14 +325,15 @@ impl<'s> Control<'s> {
             .codes
             .end(&mut answer, cookie.as_ref().map(|(cookie, _)| cookie));
         known.mac1 = Some(mac1);
+        // A reply that asks to prove our address may come to this answer, no longer to the one before.
+        if let Some(before) = known.answered.replace(index) {
+            self.begun.remove(&before);
+        }
         self.begun.insert(index, peer.key);
         let session = self.session(&peer, &keys, index, remote, false)?;
         let mut slots = peer.slots.write().unwrap_or_else(PoisonError::into_inner);
         let replaced = slots.next.replace(session);
         drop(slots);
-        if let Some(replaced) = &replaced {
-            self.begun.remove(&replaced.index);
-        }
         self.shared.forget(replaced);
         peer.heard_from(from);
         peer.received

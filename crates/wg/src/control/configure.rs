@@ -105,6 +105,7 @@ impl Control<'_> {
             config: PeerConfig::default(),
             codes: Codes::of(&key),
             pending: None,
+            answered: None,
             began: None,
             heard: None,
             greatest: None,
