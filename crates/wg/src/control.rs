@@ -99,6 +99,10 @@ impl<'s> Control<'s> {
                 Ok(event) => self.event(event),
                 Err(RecvTimeoutError::Timeout) => {}
             }
+            // Not after all that may wait.
+            if self.shared.stopping.load(Ordering::Relaxed) {
+                return;
+            }
             self.timers();
         }
     }

@@ -188,7 +188,7 @@ fn random_datagrams_stop_nothing() {
     let mut seeds = join(&a, &b, &tap);
     seeds.extend(hold(&a, &tap, 3));
     let mut dice = Dice::new(77);
-    for round in 0..20_000 {
+    for round in 0..8_000 {
         let datagram = strait_fuzz::change(&mut dice, &seeds);
         let _ = tap.send_to(&datagram, ("127.0.0.1", b.port));
         if round % 100 == 0 {
@@ -201,7 +201,7 @@ fn random_datagrams_stop_nothing() {
     assert_eq!(b.receive(), Some(packet([10, 0, 0, 1], 0)));
     let dropped = b.device.dropped();
     assert!(
-        dropped.malformed > 1000 && dropped.replayed > 0,
+        dropped.malformed > 400 && dropped.replayed > 0,
         "{dropped:?}"
     );
 }
@@ -224,7 +224,7 @@ fn frames_of_the_host_that_contradict_themselves_stop_nothing() {
         frame
     };
     let seeds = [tcp(1, 1000), tcp(4, 500), tcp(5, 1), tcp(0, 0)];
-    for _ in 0..20_000 {
+    for _ in 0..8_000 {
         let frame = strait_fuzz::change(&mut dice, &seeds);
         if !frame.is_empty() {
             let _ = a.host.send(&frame);
