@@ -378,6 +378,7 @@ fn iperf(sides: &Sides, to: Ipv4Addr, streams: u32, seconds: u32) -> Result<f64>
         .command("iperf3")
         .args(["-s", "-1"])
         .stdout(Stdio::null())
+        .stderr(Stdio::null())
         .spawn();
     let _server = Ended(server.context("this needs the package iperf3")?);
     let start = Instant::now();
