@@ -33,7 +33,7 @@ impl Sockets {
         let mut sockets = Self::default();
         let mut port = port;
         for _ in 0..count.max(1) {
-            let socket = bind((Ipv4Addr::UNSPECIFIED, port).into(), mark)?;
+            let socket = bind((Ipv4Addr::UNSPECIFIED, port).into(), mark, count > 1)?;
             if port == 0 {
                 let address = socket.local_addr().map_err(failed("finding its port"))?;
                 port = address.as_socket().map_or(0, |address| address.port());
@@ -41,7 +41,7 @@ impl Sockets {
             sockets.v4.push(socket);
         }
         for _ in 0..count.max(1) {
-            match bind((Ipv6Addr::UNSPECIFIED, port).into(), mark) {
+            match bind((Ipv6Addr::UNSPECIFIED, port).into(), mark, count > 1) {
                 Ok(socket) => sockets.v6.push(socket),
                 Err(Error::Socket { source, .. })
                     if source.raw_os_error() == Some(libc::EAFNOSUPPORT)
@@ -189,7 +189,7 @@ pub(crate) fn receive(
     })
 }
 
-fn bind(address: SocketAddr, mark: Option<u32>) -> Result<Socket, Error> {
+fn bind(address: SocketAddr, mark: Option<u32>, several: bool) -> Result<Socket, Error> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None)
         .map_err(failed("making it"))?;
     if address.is_ipv6() {
@@ -198,9 +198,12 @@ fn bind(address: SocketAddr, mark: Option<u32>) -> Result<Socket, Error> {
     if let Some(mark) = mark {
         socket.set_mark(mark).map_err(failed("marking it"))?;
     }
-    socket
-        .set_reuse_port(true)
-        .map_err(failed("sharing the port"))?;
+    // Only then: another process's device would share the port, and get some of our peers' datagrams, instead of failing.
+    if several {
+        socket
+            .set_reuse_port(true)
+            .map_err(failed("sharing the port"))?;
+    }
     set_up(&socket)?;
     socket.bind(&address.into()).map_err(failed("binding"))?;
     Ok(socket)

@@ -260,3 +260,18 @@ fn in_a_flood_of_handshakes_senders_are_asked_to_prove_their_address() {
     let dropped = a.device.dropped().deferred + b.device.dropped().deferred;
     assert!(dropped > 100, "{dropped}");
 }
+
+#[test]
+fn a_port_that_is_taken_is_told() {
+    let ns = Namespace::new().expect("network namespaces need root");
+    let (first, second) = ns
+        .run(|| {
+            let first = Sockets::bind(0, None, 1).unwrap();
+            let second = Sockets::bind(first.port().unwrap(), None, 1);
+            (first, second)
+        })
+        .unwrap();
+    let error = second.expect_err("it is taken").to_string();
+    assert!(error.contains("binding"), "{error}");
+    drop(first);
+}
