@@ -21,10 +21,9 @@ const LONGEST: u64 = 1 << 20;
 /// How long one that knocks may take to say what it wants.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The open door. Dropping it closes it.
+/// The open door. Dropping it closes it, once the device is stopping.
 pub(crate) struct Door {
     path: PathBuf,
-    shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -53,7 +52,6 @@ impl Door {
             .map_err(Error::Thread)?;
         Ok(Self {
             path,
-            shared: shared.clone(),
             thread: Some(thread),
         })
     }
@@ -61,11 +59,6 @@ impl Door {
 
 impl Drop for Door {
     fn drop(&mut self) {
-        debug_assert!(
-            self.shared
-                .stopping
-                .load(std::sync::atomic::Ordering::Relaxed)
-        );
         let _ = fs::remove_file(&self.path);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
