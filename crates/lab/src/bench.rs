@@ -1,11 +1,14 @@
 //! `strait lab bench`: how fast, as figures. A benchmark, never a test: it judges nothing.
 
+mod echo;
 mod events;
 mod figure;
+mod peers;
 mod process;
 mod scale;
 mod throughput;
 mod watched;
+mod wireguard;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -19,6 +22,7 @@ use crate::matrix::{self, Tried};
 use crate::options::Options;
 use crate::signals;
 use figure::{Figure, Unit};
+pub(crate) use wireguard::serve as wireguard_device;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long nothing happens.
@@ -31,6 +35,8 @@ pub(crate) enum Part {
     Lab,
     /// A route agent among a thousand other clusters
     Scale,
+    /// WireGuard in this process next to other programs (wireguard-go, gotatun and boringtun-cli, as far as installed)
+    Wireguard,
 }
 
 /// How much to measure.
@@ -60,6 +66,9 @@ pub(crate) fn run(binary: &Path, parts: &[Part], effort: Effort, json: bool) -> 
         figures.extend(signals::ending(&options.name, || {
             scale::figures(&options.name, binary, effort)
         })?);
+    }
+    if parts.contains(&Part::Wireguard) {
+        figures.extend(wireguard::figures(binary, effort)?);
     }
     if json {
         print(&(serde_json::to_string_pretty(&figures)? + "\n"))?;

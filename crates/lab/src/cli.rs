@@ -206,7 +206,7 @@ Examples:
         #[arg(long, default_value_t = 2)]
         seconds: u32,
         /// What to measure
-        #[arg(long, value_delimiter = ',', default_value = "lab,scale")]
+        #[arg(long, value_delimiter = ',', default_value = "lab,scale,wireguard")]
         parts: Vec<bench::Part>,
         /// Print JSON with all samples instead of a Markdown table
         #[arg(long)]
@@ -245,6 +245,14 @@ Examples:
         to: std::net::SocketAddr,
         #[arg(long)]
         seconds: f64,
+    },
+    #[command(hide = true)]
+    Wireguard {
+        name: String,
+        #[arg(long)]
+        port: u16,
+        #[arg(long, default_value_t = 1)]
+        lanes: usize,
     },
 }
 
@@ -428,6 +436,7 @@ pub fn main(matches: &ArgMatches) -> Result<ExitCode> {
         }
         Action::Names { lab } => print(&(find(&lab)?.topology().all_names().join("\n") + "\n"))?,
         Action::PodServer => return pod::serve(),
+        Action::Wireguard { name, port, lanes } => bench::wireguard_device(&name, port, lanes)?,
         Action::Flows { to, seconds: time } => {
             let flows = probe::flows(to, seconds(time)?)?;
             print(&format!("{flows:.1}\n"))?;

@@ -66,7 +66,7 @@ impl Figure {
 }
 
 /// The smallest sample that `share` percent of all are not above (nearest rank).
-fn percentile(sorted: &[f64], share: usize) -> f64 {
+pub(super) fn percentile(sorted: &[f64], share: usize) -> f64 {
     let rank = (sorted.len() * share).div_ceil(100).max(1);
     sorted.get(rank - 1).copied().unwrap_or(f64::NAN)
 }

@@ -1,4 +1,4 @@
-//! What a route agent takes of its node, as the kernel tells.
+//! What a process takes of its node, as the kernel tells.
 
 use std::time::Duration;
 
@@ -12,7 +12,20 @@ const TICKS: f64 = 100.0;
 
 /// Resident memory of a node's route agent, MiB.
 pub(super) fn resident(lab: &Lab, node: &str) -> Result<f64> {
-    let status = file(lab, node, "status")?;
+    mebibytes(&file(lab, node, "status")?)
+}
+
+/// Resident memory of a process of this machine, MiB.
+pub(super) fn memory(pid: u32) -> Result<f64> {
+    mebibytes(&std::fs::read_to_string(format!("/proc/{pid}/status"))?)
+}
+
+/// Seconds that a process of this machine has been on a processor.
+pub(super) fn seconds(pid: u32) -> Result<f64> {
+    Ok(milliseconds(&std::fs::read_to_string(format!("/proc/{pid}/stat"))?)? / 1000.0)
+}
+
+fn mebibytes(status: &str) -> Result<f64> {
     let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
     let kibibytes = line.and_then(|l| l.split_whitespace().next());
     Ok(kibibytes.context("no VmRSS")?.parse::<f64>()? / 1024.0)
@@ -39,7 +52,10 @@ pub(super) fn idle(lab: &Lab, node: &str, time: Duration) -> Result<[f64; 2]> {
 
 /// Milliseconds that it has been on a processor.
 fn processor(lab: &Lab, node: &str) -> Result<f64> {
-    let stat = file(lab, node, "stat")?;
+    milliseconds(&file(lab, node, "stat")?)
+}
+
+fn milliseconds(stat: &str) -> Result<f64> {
     // Behind the name, which is in brackets: fields 14 and 15 of proc_pid_stat(5), counted from 1.
     let (_, fields) = stat.rsplit_once(')').context("no name in stat")?;
     let ticks = fields.split_whitespace().skip(11).take(2);
