@@ -7,6 +7,7 @@ pub mod condition;
 pub mod driver;
 pub mod gateway;
 pub mod health;
+pub mod hello;
 pub mod local;
 pub mod machine;
 pub mod net;
