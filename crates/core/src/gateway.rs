@@ -4,6 +4,7 @@
 //! there, and the differences are written.
 
 mod cable;
+pub mod election;
 mod health;
 mod objects;
 mod outside;

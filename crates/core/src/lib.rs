@@ -8,6 +8,7 @@ pub mod discovery;
 pub mod driver;
 pub mod gateway;
 pub mod health;
+pub mod hello;
 pub mod local;
 pub mod machine;
 pub mod net;

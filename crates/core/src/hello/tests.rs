@@ -1,0 +1,212 @@
+//! Sessions between two: what counts, and what is a recording.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::*;
+use crate::Time;
+
+const PORT: u16 = 4801;
+const SECRET: &[u8] = b"a secret that is long enough....";
+
+fn at(ms: u64) -> Time {
+    Time(Duration::from_millis(ms))
+}
+
+fn id(kind: Kind, node: &str) -> PeerId {
+    PeerId {
+        kind,
+        node: node.into(),
+    }
+}
+
+fn source(node: &str) -> SocketAddr {
+    let last = if node == "a" { 1 } else { 2 };
+    SocketAddr::from(([10, 0, 0, last], PORT))
+}
+
+fn mesh(node: &str, random: u64) -> Mesh {
+    let mut mesh = Mesh::new(
+        id(Kind::Gateway, node),
+        node,
+        Timing::default(),
+        PORT,
+        random,
+    );
+    mesh.secret(SECRET, at(0));
+    let nodes = ["a", "b"].map(|n| (n.to_owned(), (vec![source(n).ip()], true)));
+    mesh.nodes(&BTreeMap::from(nodes), at(0));
+    mesh
+}
+
+fn due(mesh: &mut Mesh, now: Time) -> Vec<Vec<u8>> {
+    let all = mesh.due(&Word::default(), &BTreeMap::new(), now);
+    all.into_iter().map(|d| d.bytes).collect()
+}
+
+/// Lets both speak for a while; all that `a` said.
+fn talk(a: &mut Mesh, b: &mut Mesh, from: u64, to: u64) -> Vec<Vec<u8>> {
+    let mut said = Vec::new();
+    for ms in (from..to).step_by(10) {
+        for bytes in due(a, at(ms)) {
+            let _ = b.receive(&bytes, source("a"), at(ms));
+            said.push(bytes);
+        }
+        for bytes in due(b, at(ms)) {
+            let _ = a.receive(&bytes, source("b"), at(ms));
+        }
+        a.look(at(ms));
+        b.look(at(ms));
+    }
+    said
+}
+
+fn hears(mesh: &Mesh, ms: u64) -> bool {
+    mesh.alive(at(ms)).next().is_some()
+}
+
+#[test]
+fn both_hear_each_other_within_a_moment_and_silence_ends_that_in_three_tenths_of_a_second() {
+    let (mut a, mut b) = (mesh("a", 1), mesh("b", 2));
+    talk(&mut a, &mut b, 0, 40);
+    let (of_a, of_b) = (id(Kind::Gateway, "a"), id(Kind::Gateway, "b"));
+    assert!(a.is_up(&of_b, at(40)) && b.is_up(&of_a, at(40)));
+    talk(&mut a, &mut b, 40, 2000);
+    assert!(b.is_up(&of_a, at(2000)));
+    for ms in (2000..2300).step_by(10) {
+        b.look(at(ms));
+    }
+    assert!(!hears(&b, 2300));
+}
+
+#[test]
+fn a_recording_is_no_sign_of_life() {
+    let (mut a, mut b) = (mesh("a", 1), mesh("b", 2));
+    let said = talk(&mut a, &mut b, 0, 1000);
+    for bytes in &said {
+        assert_eq!(b.receive(bytes, source("a"), at(1000)), Err(Refusal::Old));
+    }
+    // Nor after the session is over, nor to one that began anew.
+    let mut anew = mesh("b", 3);
+    for ms in (1000..3000).step_by(10) {
+        b.look(at(ms));
+        for bytes in &said {
+            assert_eq!(b.receive(bytes, source("a"), at(ms)).ok().flatten(), None);
+            assert_eq!(
+                anew.receive(bytes, source("a"), at(ms)).ok().flatten(),
+                None
+            );
+        }
+    }
+    assert!(!hears(&b, 3000) && !hears(&anew, 3000));
+    // And who was played to hears the real one again.
+    talk(&mut a, &mut b, 3000, 3100);
+    assert!(hears(&b, 3100));
+}
+
+#[test]
+fn what_one_said_before_it_began_anew_is_old() {
+    let (mut a, mut b) = (mesh("a", 1), mesh("b", 2));
+    let said = talk(&mut a, &mut b, 0, 1000);
+    let mut anew = mesh("a", 4);
+    talk(&mut anew, &mut b, 1000, 1050);
+    assert!(b.is_up(&id(Kind::Gateway, "a"), at(1050)));
+    for bytes in &said {
+        assert_eq!(b.receive(bytes, source("a"), at(1050)), Err(Refusal::Old));
+    }
+}
+
+#[test]
+fn only_who_has_the_secret_and_is_a_gateway_is_heard() {
+    let mut b = mesh("b", 2);
+    let mut stranger = mesh("a", 1);
+    stranger.secret(b"another secret, as long as theirs", at(0));
+    let other = stranger.due(&Word::default(), &BTreeMap::new(), at(0));
+    // It has the right one too, as long as that is valid.
+    let [first, second] = &other[..] else {
+        panic!("{other:?}")
+    };
+    assert_eq!(
+        b.receive(&second.bytes, source("a"), at(0)),
+        Err(Refusal::UnknownKey)
+    );
+    assert_eq!(b.receive(&first.bytes, source("a"), at(0)), Ok(None));
+    let mut changed = first.bytes.clone();
+    *changed.last_mut().unwrap() ^= 1;
+    assert_eq!(
+        b.receive(&changed, source("a"), at(0)),
+        Err(Refusal::WrongSeal)
+    );
+    let late = at(601_000);
+    assert_eq!(
+        due(&mut stranger, late).len(),
+        1,
+        "the old secret is void after 10 min"
+    );
+
+    b.nodes(
+        &BTreeMap::from([("a".to_owned(), (Vec::new(), false))]),
+        at(0),
+    );
+    assert_eq!(
+        b.receive(&first.bytes, source("a"), at(0)),
+        Err(Refusal::UnknownPeer)
+    );
+}
+
+#[test]
+fn no_bytes_make_it_panic_even_from_one_that_has_the_secret() {
+    let (mut a, mut b) = (mesh("a", 1), mesh("b", 2));
+    let said = talk(&mut a, &mut b, 0, 500);
+    let mut dice = strait_fuzz::Dice::new(0x5eed);
+    for _ in 0..20_000 {
+        let changed = strait_fuzz::change(&mut dice, &said);
+        let _ = b.receive(&changed, source("a"), at(500));
+        // Sealed anew, so that the content is read.
+        if let Some(content) = changed.get(40..) {
+            let tag = ring::hmac::sign(
+                &ring::hmac::Key::new(ring::hmac::HMAC_SHA256, SECRET),
+                content,
+            );
+            let sealed = [&said[0][..8], tag.as_ref(), content].concat();
+            let _ = b.receive(&sealed, source("a"), at(500));
+        }
+    }
+    talk(&mut a, &mut b, 2000, 2100);
+    assert!(hears(&b, 2100));
+}
+
+#[test]
+fn who_slept_does_not_take_that_for_silence() {
+    let (mut a, mut b) = (mesh("a", 1), mesh("b", 2));
+    talk(&mut a, &mut b, 0, 1000);
+    b.look(at(60_000));
+    assert!(hears(&b, 60_000));
+    b.look(at(60_100));
+    assert!(hears(&b, 60_100));
+    b.look(at(60_200));
+    b.look(at(60_310));
+    assert!(!hears(&b, 60_310));
+}
+
+#[test]
+fn terms_are_read_as_they_are_written() {
+    let term = Term {
+        lease: 7,
+        ballot: 2,
+    };
+    assert_eq!(term.to_string().parse(), Ok(term));
+    for bad in [
+        "",
+        "7",
+        "7.",
+        ".2",
+        "+7.2",
+        "7.-2",
+        "7.2.1",
+        "99999999999999999999.0",
+    ] {
+        assert!(bad.parse::<Term>().is_err(), "{bad}");
+    }
+}

@@ -1,0 +1,89 @@
+//! How fast the next one carries the traffic, in the cases that users notice.
+
+use crate::faults::{Api, Fault, Shape};
+use crate::world::World;
+
+/// Milliseconds until all agents that are up follow another gateway than the first one, which is lost by these faults.
+fn gap(seed: u64, faults: impl Fn(usize) -> Vec<Fault>) -> u64 {
+    let shape = Shape {
+        gateways: 2,
+        workers: 2,
+    };
+    let mut world = World::new(shape, seed);
+    world.settle().unwrap();
+    let active: usize = world.carriers()[0].holder[1..].parse().unwrap();
+    for fault in faults(active) {
+        world.apply(&fault);
+    }
+    for waited in 0..5000 {
+        world.pass(1000).unwrap();
+        let moved = (0..4).filter(|node| *node != active).all(|node| {
+            world
+                .followed(node)
+                .is_some_and(|t| t.holder != format!("n{active}"))
+        });
+        if moved {
+            return waited + 1;
+        }
+    }
+    panic!("nobody took over\n{}", world.trace());
+}
+
+fn longest(limit: u64, faults: impl Fn(usize) -> Vec<Fault>) {
+    let longest = (1..40).map(|seed| gap(seed, &faults)).max().unwrap();
+    assert!(longest <= limit, "longest of 39: {longest} ms");
+}
+
+#[test]
+fn a_gateway_that_is_killed_is_replaced_within_half_a_second() {
+    longest(500, |active| vec![Fault::Kill(active)]);
+}
+
+#[test]
+fn also_while_the_api_server_is_away_or_hangs() {
+    longest(500, |active| {
+        vec![Fault::ApiOfAll(Api::Refuses), Fault::Kill(active)]
+    });
+    longest(500, |active| {
+        vec![Fault::ApiOfAll(Api::Hangs), Fault::Kill(active)]
+    });
+}
+
+#[test]
+fn and_where_its_node_goes_with_it() {
+    longest(500, |active| vec![Fault::PowerOff(active)]);
+    longest(500, |active| {
+        vec![Fault::ApiOfAll(Api::Hangs), Fault::PowerOff(active)]
+    });
+}
+
+#[test]
+fn one_that_stands_still_is_replaced_too() {
+    longest(500, |active| vec![Fault::Stop(active)]);
+}
+
+#[test]
+fn who_is_asked_to_end_hands_over_at_once() {
+    longest(50, |active| vec![Fault::Terminate(active)]);
+    longest(50, |active| {
+        vec![Fault::ApiOfAll(Api::Hangs), Fault::Terminate(active)]
+    });
+}
+
+#[test]
+fn who_is_cut_off_from_the_api_server_goes_on() {
+    let shape = Shape {
+        gateways: 2,
+        workers: 1,
+    };
+    let mut world = World::new(shape, 7);
+    world.settle().unwrap();
+    let before = world.carriers();
+    let active: usize = before[0].holder[1..].parse().unwrap();
+    world.apply(&Fault::Api(active, Api::Refuses));
+    world.pass(120_000_000).unwrap();
+    assert_eq!(world.carriers(), before);
+    // Its Lease is kept for it.
+    let lease = world.lease.as_ref().unwrap();
+    assert_eq!(lease.record.holder, format!("n{active}-submariner-gateway"));
+}
