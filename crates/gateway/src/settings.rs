@@ -37,9 +37,9 @@ pub static TABLE: [Setting; 28] = [
     Setting::new(
         "SUBMARINER_CABLEDRIVER",
         "How tunnels to other clusters are made: encrypted, or in clear",
-        "wireguard or vxlan",
+        "vxlan, or wireguard where the kernel has it",
     )
-    .default("wireguard"),
+    .default("vxlan"),
     Setting::new(
         "STRAIT_WIREGUARD",
         "Which WireGuard device: the kernel's, one in this process, or the kernel's where it has one",

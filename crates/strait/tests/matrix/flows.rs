@@ -1,5 +1,7 @@
 //! Pings that run while something happens.
 
+#![allow(clippy::print_stdout, reason = "what was lost is told")]
+
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::IpAddr;
