@@ -1,0 +1,23 @@
+//! The kernel's device, with itself. Not built without the feature `kernel-wireguard`: few kernels of those who build have WireGuard;
+//! `make guest` runs it.
+
+mod suite;
+
+use strait_cable::Choice;
+use suite::suite;
+
+suite!([Choice::Kernel, Choice::Kernel]);
+
+#[test]
+fn wg_shows_what_was_asked_for() {
+    let [one, two] = suite::joined([Choice::Kernel; 2], false);
+    let shown = suite::run(&one.ns, "wg show submariner dump");
+    let lines: Vec<Vec<&str>> = shown.lines().map(|l| l.split('\t').collect()).collect();
+    assert_eq!(lines.len(), 2, "{shown}");
+    let (own, port) = (one.key.to_string(), "4500");
+    assert_eq!((lines[0][1], lines[0][2]), (own.as_str(), port));
+    assert_eq!(lines[1][0], two.key.to_string());
+    assert_eq!(lines[1][2], "192.0.2.2:4500");
+    assert_eq!(lines[1][3], "10.2.0.0/16,fd00::/16");
+    assert_eq!(lines[1][7], "1", "seconds between keepalives");
+}
