@@ -5,6 +5,7 @@
 //!
 //! Nothing here decides anything about networking.
 
+mod datagram;
 pub mod drain;
 pub mod engine;
 pub mod events;

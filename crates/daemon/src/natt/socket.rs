@@ -1,15 +1,13 @@
 //! The sockets: one per family in which we have an address.
 
-use std::future::pending;
-use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
+use std::io::{self, ErrorKind, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use nix::libc::{in_addr, in_pktinfo, in6_addr, in6_pktinfo};
+use nix::libc::{in_pktinfo, in6_pktinfo};
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt,
-    sockopt,
+    ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt,
 };
 use socket2::{Domain, Protocol, Socket, Type};
 use strait_api::names::UNDERLAY_MARK;
@@ -17,7 +15,7 @@ use strait_core::discovery::{Datagram, LONGEST, Own};
 use strait_host::Family;
 use tokio::net::UdpSocket;
 
-use crate::Metrics;
+use crate::{Metrics, datagram};
 
 /// Datagrams that are read in one turn at most: a flood shall not keep us from asking.
 const TURN: usize = 256;
@@ -108,8 +106,8 @@ impl Sockets {
     /// Waits until there is something to read.
     pub(super) async fn readable(&self) {
         tokio::select! {
-            () = readable(self.v4.socket.as_ref()) => {}
-            () = readable(self.v6.socket.as_ref()) => {}
+            () = datagram::readable(self.v4.socket.as_ref()) => {}
+            () = datagram::readable(self.v6.socket.as_ref()) => {}
         }
     }
 
@@ -177,41 +175,9 @@ fn opened(family: Family, port: u16) -> io::Result<UdpSocket> {
     UdpSocket::from_std(std::net::UdpSocket::from(OwnedFd::from(socket)))
 }
 
-async fn readable(socket: Option<&UdpSocket>) {
-    match socket {
-        // An error shows itself when it is read.
-        Some(socket) => {
-            let _ = socket.readable().await;
-        }
-        None => pending().await,
-    }
-}
-
 fn send(socket: &UdpSocket, datagram: &Datagram) -> io::Result<()> {
-    let to = SockaddrStorage::from(datagram.to);
-    let send = |control: &[ControlMessage<'_>]| {
-        let bytes = [IoSlice::new(&datagram.bytes)];
-        let fd = socket.as_raw_fd();
-        // Readiness is not waited for: what is lost is sent again.
-        sendmsg(fd, &bytes, control, MsgFlags::empty(), Some(&to))?;
-        Ok(())
-    };
-    match datagram.from {
-        None => send(&[]),
-        Some(IpAddr::V4(from)) => send(&[ControlMessage::Ipv4PacketInfo(&in_pktinfo {
-            ipi_ifindex: 0,
-            ipi_spec_dst: in_addr {
-                s_addr: u32::from_ne_bytes(from.octets()),
-            },
-            ipi_addr: in_addr { s_addr: 0 },
-        })]),
-        Some(IpAddr::V6(from)) => send(&[ControlMessage::Ipv6PacketInfo(&in6_pktinfo {
-            ipi6_addr: in6_addr {
-                s6_addr: from.octets(),
-            },
-            ipi6_ifindex: 0,
-        })]),
-    }
+    // What is lost is sent again.
+    datagram::send(socket, &datagram.bytes, datagram.to, datagram.from)
 }
 
 fn receive(

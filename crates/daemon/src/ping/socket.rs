@@ -1,13 +1,10 @@
 //! The sockets: one per family, opened when the first ping of that family is sent.
 
-use std::future::pending;
-use std::io::{self, ErrorKind, IoSlice};
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use nix::libc::{in_addr, in_pktinfo, in6_addr, in6_pktinfo};
-use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg};
 use socket2::{Domain, Protocol, Socket, Type};
 use strait_core::health::Ping;
 use strait_host::Family;
@@ -15,6 +12,7 @@ use tokio::net::UdpSocket;
 
 use super::filter::filter;
 use super::packet::{reply, request};
+use crate::datagram;
 
 /// Packets that are read in one turn at most: a flood of ICMP shall not keep us from sending.
 const TURN: usize = 256;
@@ -58,14 +56,15 @@ impl Sockets {
             None => slot.insert(Open::new(family, nonce)?),
         };
         // Readiness is not waited for: a ping that is late measures nothing.
-        open.send(&packet, ping)
+        let to = SocketAddr::new(ping.to, 0);
+        datagram::send(&open.socket, &packet, to, ping.from)
     }
 
     /// Waits until there is something to read.
     pub(super) async fn readable(&self) {
         tokio::select! {
-            () = Open::readable(self.v4.as_ref()) => {}
-            () = Open::readable(self.v6.as_ref()) => {}
+            () = datagram::readable(self.v4.as_ref().map(|open| &open.socket)) => {}
+            () = datagram::readable(self.v6.as_ref().map(|open| &open.socket)) => {}
         }
     }
 
@@ -117,42 +116,6 @@ impl Open {
             socket: UdpSocket::from_std(socket)?,
             headed: raw && family == Family::V4,
         })
-    }
-
-    fn send(&self, packet: &[u8], ping: &Ping) -> io::Result<()> {
-        let to = SockaddrStorage::from(SocketAddr::new(ping.to, 0));
-        let send = |control: &[ControlMessage<'_>]| {
-            let fd = self.socket.as_raw_fd();
-            let packet = [IoSlice::new(packet)];
-            sendmsg(fd, &packet, control, MsgFlags::empty(), Some(&to))?;
-            Ok(())
-        };
-        match ping.from {
-            None => send(&[]),
-            Some(IpAddr::V4(from)) => send(&[ControlMessage::Ipv4PacketInfo(&in_pktinfo {
-                ipi_ifindex: 0,
-                ipi_spec_dst: in_addr {
-                    s_addr: u32::from_ne_bytes(from.octets()),
-                },
-                ipi_addr: in_addr { s_addr: 0 },
-            })]),
-            Some(IpAddr::V6(from)) => send(&[ControlMessage::Ipv6PacketInfo(&in6_pktinfo {
-                ipi6_addr: in6_addr {
-                    s6_addr: from.octets(),
-                },
-                ipi6_ifindex: 0,
-            })]),
-        }
-    }
-
-    async fn readable(open: Option<&Self>) {
-        match open {
-            // An error shows itself when it is read.
-            Some(open) => {
-                let _ = open.socket.readable().await;
-            }
-            None => pending().await,
-        }
     }
 
     fn receive(
