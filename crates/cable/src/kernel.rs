@@ -2,15 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::SystemTime;
 
 use strait_host::{Key, PeerStatus, WireGuard};
 use strait_kernel::wireguard::Wireguard;
 
 use crate::{Device, Error, Keys};
-
-/// Seconds after a handshake in which its session lives (`REJECT_AFTER_TIME` in the protocol's paper).
-const SESSION: u64 = 180;
 
 /// The kernel's device, which is a link that the host plan makes.
 #[derive(Debug)]
@@ -38,7 +34,7 @@ impl Device for KernelDevice {
         true
     }
 
-    fn apply(&mut self, wanted: &WireGuard) -> Result<(), Error> {
+    fn keep(&mut self, wanted: &WireGuard, now: u64) -> Result<BTreeMap<Key, PeerStatus>, Error> {
         let have = self.wireguard.read(self.link)?;
         let own = Some(self.keys.private.public());
         if (have.public_key, have.port, have.mark) != (own, wanted.port, wanted.mark) {
@@ -48,31 +44,13 @@ impl Device for KernelDevice {
         }
         // A device that was made anew, or that somebody emptied, was told nothing.
         self.told.retain(|key, _| have.peers.contains_key(key));
-        let now = unix_now();
-        let alive = |status: &PeerStatus| {
-            let age = status.handshake.map(|at| now.saturating_sub(at));
-            age.is_some_and(|age| age < SESSION)
-        };
-        for step in have.steps(wanted, &self.told, alive) {
+        for step in have.steps(wanted, &self.told, now) {
             self.wireguard
                 .take(self.link, &step, self.keys.preshared.expose())?;
         }
-        self.told = wanted
-            .peers
-            .iter()
-            .map(|(key, peer)| (*key, peer.endpoint))
-            .collect();
-        Ok(())
-    }
-
-    fn status(&mut self) -> Result<BTreeMap<Key, PeerStatus>, Error> {
-        let device = self.wireguard.read(self.link)?;
-        let peers = device.peers.into_iter();
+        let places = wanted.peers.iter().map(|(key, peer)| (*key, peer.endpoint));
+        self.told = places.collect();
+        let peers = have.peers.into_iter();
         Ok(peers.map(|(key, peer)| (key, peer.status)).collect())
     }
-}
-
-fn unix_now() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
 }

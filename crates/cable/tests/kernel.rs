@@ -3,14 +3,13 @@
 
 mod suite;
 
-use strait_cable::Choice;
-use suite::suite;
+use suite::{Kind, suite};
 
-suite!([Choice::Kernel, Choice::Kernel]);
+suite!([Kind::Kernel, Kind::Kernel]);
 
 #[test]
 fn wg_shows_what_was_asked_for() {
-    let [one, two] = suite::joined([Choice::Kernel; 2], false);
+    let [one, two] = suite::joined([Kind::Kernel; 2], false);
     let shown = suite::run(&one.ns, "wg show submariner dump");
     let lines: Vec<Vec<&str>> = shown.lines().map(|l| l.split('\t').collect()).collect();
     assert_eq!(lines.len(), 2, "{shown}");

@@ -1,11 +1,10 @@
 //! The WireGuard cable's device: opened, kept as it is wanted, and asked what became of its tunnels.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use strait_api::names::CABLE_WIREGUARD;
-use strait_cable::{Choice, Device, Keys, Preshared, PrivateKey};
+use strait_cable::{Device, Keys, Preshared, PrivateKey};
 use strait_core::gateway::{self, Input, Tunnel, Tunnels};
 use strait_daemon::Metrics;
 use strait_host::WireGuard;
@@ -19,11 +18,9 @@ const RETRY: Duration = Duration::from_millis(100);
 /// The longest pause between two tries to open the device.
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// Where the device's keys come from, and which it is.
+/// Where the device's keys come from.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Which device.
-    pub choice: Choice,
     /// The directory in which the private key is kept.
     pub state: PathBuf,
     /// The key that the clusterset shares.
@@ -88,7 +85,7 @@ fn try_open(settings: &Settings) -> anyhow::Result<(Box<dyn Device>, gateway::De
         private,
         preshared: settings.preshared.clone(),
     };
-    let device = strait_cable::open(CABLE_WIREGUARD, settings.choice, keys)?;
+    let device = strait_cable::open(CABLE_WIREGUARD, keys)?;
     let kernel = device.is_kernel();
     Ok((device, gateway::Device { public_key, kernel }))
 }
@@ -115,13 +112,13 @@ impl Keeper {
                 look = Instant::now() + LOOK;
                 continue;
             };
-            let failure = self.keep(&wanted);
-            let pause = if failure.is_some() { RETRY } else { LOOK };
-            look = Instant::now() + pause;
-            let tunnels = Tunnels {
-                peers: self.peers(),
-                failure,
+            let tunnels = self.keep(&wanted);
+            let pause = if tunnels.failure.is_some() {
+                RETRY
+            } else {
+                LOOK
             };
+            look = Instant::now() + pause;
             if self.told.as_ref() != Some(&tunnels) {
                 self.told = Some(tunnels.clone());
                 if self.inputs.send(Input::Tunnels(tunnels)).await.is_err() {
@@ -131,21 +128,26 @@ impl Keeper {
         }
     }
 
-    fn keep(&mut self, wanted: &WireGuard) -> Option<String> {
-        let error = self.device.apply(wanted).err()?;
-        let why = error.to_string();
-        if self.told.as_ref().and_then(|t| t.failure.as_ref()) != Some(&why) {
-            tracing::warn!(error = %why, "the WireGuard device can't be made as it is wanted; it is tried again");
-        }
-        self.metrics.error("cable");
-        Some(why)
-    }
-
-    fn peers(&mut self) -> BTreeMap<strait_host::Key, Tunnel> {
+    fn keep(&mut self, wanted: &WireGuard) -> Tunnels {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let now = now.map_or(0, |now| now.as_secs());
-        let status = self.device.status().unwrap_or_default();
-        let of = |(key, status)| (key, Tunnel::of(&status, now));
-        status.into_iter().map(of).collect()
+        let before = self.told.clone().unwrap_or_default();
+        match self.device.keep(wanted, now) {
+            Ok(status) => {
+                let of = |(key, status)| (key, Tunnel::of(&status, now));
+                Tunnels {
+                    peers: status.into_iter().map(of).collect(),
+                    failure: None,
+                }
+            }
+            Err(error) => {
+                let failure = Some(error.to_string());
+                if before.failure != failure {
+                    tracing::warn!(%error, "the WireGuard device can't be made as it is wanted; it is tried again");
+                }
+                self.metrics.error("cable");
+                Tunnels { failure, ..before }
+            }
+        }
     }
 }

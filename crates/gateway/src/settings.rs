@@ -7,7 +7,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::{ArgMatches, Command};
-use strait_cable::{Choice, Preshared};
+use strait_cable::Preshared;
 use strait_core::{Driver, gateway};
 use strait_daemon::kube::{BROKER, BrokerSettings};
 use strait_daemon::member::{MEMBER, Member};
@@ -21,7 +21,7 @@ use crate::cable;
 const HEALTH_UNIT: Duration = Duration::from_secs(1);
 
 /// The settings of the gateway, beside those of every process.
-pub static TABLE: [Setting; 28] = [
+pub static TABLE: [Setting; 27] = [
     MEMBER[0],
     MEMBER[1],
     MEMBER[2],
@@ -40,12 +40,6 @@ pub static TABLE: [Setting; 28] = [
         "vxlan, or wireguard where the kernel has it",
     )
     .default("vxlan"),
-    Setting::new(
-        "STRAIT_WIREGUARD",
-        "Which WireGuard device: the kernel's, one in this process, or the kernel's where it has one",
-        "auto, kernel or process",
-    )
-    .default("auto"),
     Setting::new(
         "STRAIT_STATE_DIR",
         "Directory of what outlives the process: the private key of a WireGuard cable",
@@ -145,7 +139,6 @@ impl Configuration {
         logs::init(&mut s);
         let member = Member::read(&mut s);
         let driver = s.parse("SUBMARINER_CABLEDRIVER", str::parse::<Driver>);
-        let choice = s.parse("STRAIT_WIREGUARD", str::parse::<Choice>);
         let state = s.parse("STRAIT_STATE_DIR", str::parse::<PathBuf>);
         let preshared = match &driver {
             Ok(Driver::WireGuard) => preshared(&mut s).map(Some),
@@ -161,12 +154,8 @@ impl Configuration {
         let broker = BrokerSettings::read(&mut s);
         s.log();
         s.finish(|| {
-            let (choice, state) = (choice?, state?);
-            let cable = preshared?.map(|preshared| cable::Settings {
-                choice,
-                state,
-                preshared,
-            });
+            let state = state?;
+            let cable = preshared?.map(|preshared| cable::Settings { state, preshared });
             let (member, broker, health) = (member?, broker?, health?);
             Ok(Self {
                 core: gateway::Settings {

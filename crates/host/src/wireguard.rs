@@ -96,6 +96,18 @@ pub struct PeerStatus {
     pub sent: u64,
 }
 
+/// Seconds after a handshake in which its session lives: then its keys are void (`REJECT_AFTER_TIME` in the protocol's paper).
+const SESSION: u64 = 180;
+
+impl PeerStatus {
+    /// Whether there is a session, at a time in Unix seconds.
+    #[must_use]
+    pub fn is_alive(&self, now: u64) -> bool {
+        self.handshake
+            .is_some_and(|at| now.saturating_sub(at) <= SESSION)
+    }
+}
+
 /// A WireGuard device, as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
@@ -145,13 +157,13 @@ impl Device {
     /// loses a prefix that no other gets.
     ///
     /// A peer's place is told where it changed since it was `told` last, or where nothing was told and there is no session that
-    /// would go on: whoever roams is found by the device.
+    /// would go on at the time `now`, in Unix seconds: whoever roams is found by the device.
     #[must_use]
     pub fn steps(
         &self,
         wanted: &WireGuard,
         told: &BTreeMap<Key, Option<SocketAddr>>,
-        alive: impl Fn(&PeerStatus) -> bool,
+        now: u64,
     ) -> Vec<Step> {
         let mut have = self.peers.clone();
         let mut steps = Vec::new();
@@ -160,7 +172,7 @@ impl Device {
             let known = have.get(key);
             let place = match (known, told.get(key)) {
                 (Some(_), Some(before)) => peer.endpoint.filter(|_| *before != peer.endpoint),
-                (Some(known), None) => peer.endpoint.filter(|_| !alive(&known.status)),
+                (Some(known), None) => peer.endpoint.filter(|_| !known.status.is_alive(now)),
                 (None, _) => peer.endpoint,
             };
             let gained: BTreeSet<IpNet> = match known {
@@ -277,14 +289,14 @@ mod tests {
             let (before, after) = (wanted(&before), wanted(&after));
             let mut device = Device::default();
             let told = |w: &WireGuard| w.peers.iter().map(|(k, p)| (*k, p.endpoint)).collect();
-            for step in device.steps(&before, &BTreeMap::new(), |_| false) {
+            for step in device.steps(&before, &BTreeMap::new(), 1000) {
                 take(&mut device, &step);
             }
             let kept: BTreeSet<(Key, IpNet)> = before.peers.iter()
                 .flat_map(|(k, p)| p.allowed.iter().map(|net| (*k, *net)))
                 .filter(|(k, net)| after.peers.get(k).is_some_and(|p| p.allowed.contains(net)))
                 .collect();
-            for step in device.steps(&after, &told(&before), |_| true) {
+            for step in device.steps(&after, &told(&before), 1000) {
                 take(&mut device, &step);
                 prop_assert!(kept.iter().all(|(k, net)| device.peers[k].allowed.contains(net)));
             }
@@ -292,7 +304,7 @@ mod tests {
                 endpoint: p.status.endpoint, allowed: p.allowed.clone(), keepalive: p.keepalive,
             })).collect();
             prop_assert_eq!(have, after.peers.clone());
-            prop_assert_eq!(device.steps(&after, &told(&after), |_| true), vec![]);
+            prop_assert_eq!(device.steps(&after, &told(&after), 1000), vec![]);
         }
     }
 
@@ -310,16 +322,17 @@ mod tests {
             keepalive: 10,
             status: PeerStatus {
                 endpoint: Some("192.0.2.9:1234".parse().unwrap()),
+                handshake: Some(1000),
                 ..PeerStatus::default()
             },
             ..DevicePeer::default()
         };
         device.peers.insert(key(1), roamed);
-        assert_eq!(device.steps(&want, &BTreeMap::new(), |_| true), vec![]);
+        assert_eq!(device.steps(&want, &BTreeMap::new(), 1000), vec![]);
         // Without a session it is told where the peer should be.
-        assert_eq!(device.steps(&want, &BTreeMap::new(), |_| false).len(), 1);
+        assert_eq!(device.steps(&want, &BTreeMap::new(), 2000).len(), 1);
         let told = BTreeMap::from([(key(1), want.peers[&key(1)].endpoint)]);
-        assert_eq!(device.steps(&want, &told, |_| false), vec![]);
+        assert_eq!(device.steps(&want, &told, 2000), vec![]);
     }
 
     #[test]

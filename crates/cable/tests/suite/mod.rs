@@ -8,18 +8,25 @@
     reason = "helpers of tests are tests"
 )]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Child, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use ipnet::IpNet;
-use strait_cable::{Choice, Device, Keys, Preshared, PrivateKey};
+use strait_cable::{Device, Keys, Preshared, PrivateKey};
 use strait_host::{Key, Peer, PeerStatus, WireGuard};
 use strait_netns::Namespace;
 
 pub(crate) const LINK: &str = "submariner";
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Whose device it is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Kind {
+    /// The kernel's.
+    Kernel,
+}
 
 /// One of two gateways: number 1 or 2.
 pub(crate) struct Gateway {
@@ -48,7 +55,7 @@ fn spawn(ns: &Namespace, command: &str) -> Child {
 }
 
 /// Two gateways with a wire between them; neither knows the other.
-pub(crate) fn gateways(kinds: [Choice; 2], passphrases: [&str; 2]) -> [Gateway; 2] {
+pub(crate) fn gateways(kinds: [Kind; 2], passphrases: [&str; 2]) -> [Gateway; 2] {
     let spaces = [Namespace::new().unwrap(), Namespace::new().unwrap()];
     wire(&spaces);
     let [first, second] = spaces;
@@ -79,15 +86,17 @@ fn wire([first, second]: &[Namespace; 2]) {
     }
 }
 
-fn gateway(ns: Namespace, number: u8, kind: Choice, passphrase: &str) -> Gateway {
+fn gateway(ns: Namespace, number: u8, kind: Kind, passphrase: &str) -> Gateway {
     let private = PrivateKey::random().unwrap();
     let key = private.public();
     let keys = Keys {
         private,
         preshared: Preshared::of(passphrase),
     };
-    let device = ns.run(|| strait_cable::open(LINK, kind, keys)).unwrap();
-    let device = device.unwrap_or_else(|e| panic!("{kind:?}: {e}"));
+    let opened = match kind {
+        Kind::Kernel => ns.run(|| strait_cable::open(LINK, keys)).unwrap(),
+    };
+    let device = opened.unwrap_or_else(|e| panic!("{kind:?}: {e}"));
     if device.is_kernel() {
         run(&ns, &format!("ip link add {LINK} type wireguard"));
     }
@@ -121,15 +130,15 @@ fn gateway(ns: Namespace, number: u8, kind: Choice, passphrase: &str) -> Gateway
 }
 
 impl Gateway {
-    pub(crate) fn apply(&mut self) {
+    pub(crate) fn apply(&mut self) -> BTreeMap<Key, PeerStatus> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = now.unwrap().as_secs();
         let (device, wanted) = (&mut self.device, &self.wanted);
-        self.ns.run(|| device.apply(wanted)).unwrap().unwrap();
+        self.ns.run(|| device.keep(wanted, now)).unwrap().unwrap()
     }
 
     pub(crate) fn status(&mut self, peer: Key) -> PeerStatus {
-        let device = &mut self.device;
-        let all = self.ns.run(|| device.status()).unwrap().unwrap();
-        all.get(&peer).cloned().unwrap_or_default()
+        self.apply().remove(&peer).unwrap_or_default()
     }
 
     /// Makes it know the other: where it is, and what it has.
@@ -200,7 +209,7 @@ pub(crate) fn nets(number: u8) -> [String; 2] {
 }
 
 /// Two gateways that know each other, over IPv4 or IPv6 outside.
-pub(crate) fn joined(kinds: [Choice; 2], v6: bool) -> [Gateway; 2] {
+pub(crate) fn joined(kinds: [Kind; 2], v6: bool) -> [Gateway; 2] {
     let mut both = gateways(kinds, ["secret"; 2]);
     let keys = [both[0].key, both[1].key];
     for (i, gateway) in both.iter_mut().enumerate() {
@@ -216,7 +225,7 @@ pub(crate) fn joined(kinds: [Choice; 2], v6: bool) -> [Gateway; 2] {
     both
 }
 
-pub(crate) fn both_families_pass_inside_whichever_is_outside(kinds: [Choice; 2]) {
+pub(crate) fn both_families_pass_inside_whichever_is_outside(kinds: [Kind; 2]) {
     for v6 in [false, true] {
         let [mut one, mut two] = joined(kinds, v6);
         one.must_reach("10.2.0.1");
@@ -230,7 +239,7 @@ pub(crate) fn both_families_pass_inside_whichever_is_outside(kinds: [Choice; 2])
     }
 }
 
-pub(crate) fn a_peer_without_prefixes_is_warm_and_takes_over_at_once(kinds: [Choice; 2]) {
+pub(crate) fn a_peer_without_prefixes_is_warm_and_takes_over_at_once(kinds: [Kind; 2]) {
     let [mut one, mut two] = gateways(kinds, ["secret"; 2]);
     let nets = [nets(1), nets(2)];
     two.know(one.key, "192.0.2.1:4500", &[&nets[0][0], &nets[0][1]]);
@@ -244,7 +253,7 @@ pub(crate) fn a_peer_without_prefixes_is_warm_and_takes_over_at_once(kinds: [Cho
     );
 }
 
-pub(crate) fn what_changes_in_place_loses_nothing(kinds: [Choice; 2]) {
+pub(crate) fn what_changes_in_place_loses_nothing(kinds: [Kind; 2]) {
     let [mut one, two] = joined(kinds, false);
     one.must_reach("10.2.0.1");
     let key = two.key;
@@ -270,7 +279,7 @@ pub(crate) fn what_changes_in_place_loses_nothing(kinds: [Choice; 2]) {
     assert_eq!(lost, 0);
 }
 
-pub(crate) fn another_passphrase_is_another_clusterset(kinds: [Choice; 2]) {
+pub(crate) fn another_passphrase_is_another_clusterset(kinds: [Kind; 2]) {
     let [mut one, mut two] = gateways(kinds, ["secret", "other"]);
     one.know(two.key, "192.0.2.2:4500", &["10.2.0.0/16"]);
     two.know(one.key, "192.0.2.1:4500", &["10.1.0.0/16"]);
@@ -280,7 +289,7 @@ pub(crate) fn another_passphrase_is_another_clusterset(kinds: [Choice; 2]) {
     assert_eq!(one.status(two.key).handshake, None);
 }
 
-pub(crate) fn who_roams_is_followed_and_not_called_back(kinds: [Choice; 2]) {
+pub(crate) fn who_roams_is_followed_and_not_called_back(kinds: [Kind; 2]) {
     let [mut one, two] = joined(kinds, false);
     one.must_reach("10.2.0.1");
     run(&two.ns, "ip addr add 192.0.2.22/24 dev wan");
@@ -291,7 +300,7 @@ pub(crate) fn who_roams_is_followed_and_not_called_back(kinds: [Choice; 2]) {
     one.must_reach("10.2.0.1");
 }
 
-pub(crate) fn a_changed_port_and_place_is_followed(kinds: [Choice; 2]) {
+pub(crate) fn a_changed_port_and_place_is_followed(kinds: [Kind; 2]) {
     let [mut one, mut two] = joined(kinds, false);
     one.must_reach("10.2.0.1");
     // Nothing comes from there that would tell.
@@ -305,7 +314,7 @@ pub(crate) fn a_changed_port_and_place_is_followed(kinds: [Choice; 2]) {
     assert_eq!(one.status(two.key).endpoint, "192.0.2.2:4501".parse().ok());
 }
 
-pub(crate) fn a_peer_that_goes_is_silent(kinds: [Choice; 2]) {
+pub(crate) fn a_peer_that_goes_is_silent(kinds: [Kind; 2]) {
     let [mut one, two] = joined(kinds, false);
     one.must_reach("10.2.0.1");
     one.wanted.peers.clear();

@@ -17,10 +17,6 @@ use crate::driver::Driver;
 use crate::local::Underlay;
 use crate::remote::Remote;
 
-/// A peer that keeps a tunnel warm has completed a handshake within so many seconds: after them its keys are void
-/// (`REJECT_AFTER_TIME` in the protocol's paper).
-const VOID_AFTER: u64 = 180;
-
 /// The device of a WireGuard cable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
@@ -57,7 +53,7 @@ impl Tunnel {
     pub fn of(status: &PeerStatus, now: u64) -> Self {
         match status.handshake {
             None => Self::Connecting,
-            Some(at) if now.saturating_sub(at) <= VOID_AFTER => Self::Connected(status.endpoint),
+            Some(_) if status.is_alive(now) => Self::Connected(status.endpoint),
             Some(_) => Self::Dead,
         }
     }
