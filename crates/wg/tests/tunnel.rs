@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Host, hosts, pair, run, statistics, until};
+use common::{Host, hosts, pair, received, run, statistics, until};
 use strait_wg::{Device, Options, PresharedKey, PrivateKey, Sockets, Timing, Tun};
 
 #[test]
@@ -53,11 +53,12 @@ fn tcp_goes_in_large_pieces_both_ways() {
     for (to, server) in [("10.9.0.2", &b), ("fd09::2", &b)] {
         let before = statistics(&b.ns, "wg0")["rx"];
         let said = a.iperf(server, to, "-n 64M");
-        let bytes = said["end"]["sum_received"]["bytes"].as_f64().unwrap();
+        let bytes = received(&said);
         let packets = statistics(&b.ns, "wg0")["rx"] - before;
-        assert!(bytes >= 60e6, "{bytes}");
-        // One by one there would be some 50 000.
-        assert!(packets < 25_000, "{bytes} bytes came in {packets} pieces");
+        assert!(bytes > 32e6, "{bytes}");
+        // One by one they would have some 1350 each.
+        let pieces = bytes / packets as f64;
+        assert!(pieces > 2700.0, "{bytes} bytes came in {packets} pieces");
     }
     let dropped = a.device().dropped();
     assert_eq!(
@@ -95,7 +96,7 @@ fn a_flow_stays_in_order_with_several_threads() {
         assert_eq!(udp["out_of_order"], 0, "{udp}");
     }
     let said = a.iperf(&b, "10.9.0.2", "-t 1 -P 4");
-    assert!(said["end"]["sum_received"]["bytes"].as_f64().unwrap() >= 10e6);
+    assert!(received(&said) > 1e6, "{said}");
 }
 
 #[test]

@@ -206,6 +206,13 @@ impl Host {
     }
 }
 
+/// Bytes that had arrived when an iperf3 client had sent all: what is under way then, some megabytes, does not count.
+pub(crate) fn received(said: &Value) -> f64 {
+    said["end"]["sum_received"]["bytes"]
+        .as_f64()
+        .expect("iperf3's sum")
+}
+
 /// Two hosts with devices that know each other.
 pub(crate) fn pair(lanes: usize, options: Options) -> (Middle, Host, Host) {
     let (middle, mut all) = hosts(2);
