@@ -63,13 +63,14 @@ fn milliseconds(stat: &str) -> Result<f64> {
     Ok(ticks.iter().sum::<f64>() / TICKS * 1000.0)
 }
 
-/// A file of the process below `/proc`. It is found by its namespace, since process numbers inside the lab are others.
+/// A file of the process below `/proc`. It is found by its namespace, since process numbers inside the lab are others. The pattern
+/// does not match the command line that it stands in.
 fn file(lab: &Lab, node: &str, name: &str) -> Result<String> {
     let script = format!(
         r#"own=$(readlink /proc/self/ns/net)
 for p in /proc/[0-9]*; do
   [ "$(readlink "$p/ns/net" 2>/dev/null)" = "$own" ] || continue
-  tr '\0' ' ' < "$p/cmdline" | grep -q ' route-agent' && cat "$p/{name}"
+  tr '\0' ' ' < "$p/cmdline" | grep -q '[ ]route-agent' && cat "$p/{name}"
 done
 true"#
     );
