@@ -17,6 +17,6 @@ fn wg_shows_what_was_asked_for() {
     assert_eq!((lines[0][1], lines[0][2]), (own.as_str(), port));
     assert_eq!(lines[1][0], two.key.to_string());
     assert_eq!(lines[1][2], "192.0.2.2:4500");
-    assert_eq!(lines[1][3], "10.2.0.0/16,fd00::/16");
+    assert_eq!(lines[1][3], "10.2.0.0/16,fd02::/16");
     assert_eq!(lines[1][7], "1", "seconds between keepalives");
 }
