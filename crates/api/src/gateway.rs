@@ -99,6 +99,34 @@ pub fn go_duration(duration: Duration) -> String {
     }
 }
 
+/// Reads what [`go_duration`] writes.
+#[must_use]
+pub fn parse_go_duration(text: &str) -> Option<Duration> {
+    // A day has fewer nanoseconds than the mantissa has values, so that nothing that is measured is rounded.
+    let mut seconds = 0.0;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, after) = rest.split_at(end);
+        let next = after.find(|c: char| c.is_ascii_digit());
+        let (unit, after) = after.split_at(next.unwrap_or(after.len()));
+        let factor = match unit {
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 1e-3,
+            "µs" => 1e-6,
+            "ns" => 1e-9,
+            _ => return None,
+        };
+        seconds += number.parse::<f64>().ok()? * factor;
+        rest = after;
+    }
+    Duration::try_from_secs_f64(seconds)
+        .ok()
+        .filter(|_| !text.is_empty())
+}
+
 /// `value / unit` in decimals, without zeros at the end; `unit` is a power of ten.
 fn decimal(value: u128, unit: u128) -> String {
     let digits = unit.ilog10() as usize;
@@ -154,7 +182,14 @@ mod tests {
             (60_500_000_000, "1m0.5s"),
             (3_600_000_000_000, "1h0m0s"),
         ] {
-            assert_eq!(go_duration(Duration::from_nanos(nanoseconds)), text);
+            let duration = Duration::from_nanos(nanoseconds);
+            assert_eq!(go_duration(duration), text);
+            if nanoseconds < 1_u64 << 50 {
+                assert_eq!(parse_go_duration(text), Some(duration), "{text}");
+            }
+        }
+        for bad in ["", "1", "s", "1d", "-1s", "1.2.3s", "1s2", "1e9s", "1 s"] {
+            assert_eq!(parse_go_duration(bad), None, "{bad:?}");
         }
     }
 

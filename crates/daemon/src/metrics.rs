@@ -4,8 +4,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -40,6 +41,8 @@ const SECONDS: [f64; 13] = [
 #[derive(Clone)]
 pub struct Metrics {
     registry: Arc<Mutex<Registry>>,
+    /// Names without our prefix.
+    others: Arc<Mutex<Registry>>,
     conditions: Family<ByCondition, Gauge>,
     passes: Counter,
     changes: Family<ByObject, Counter>,
@@ -102,6 +105,7 @@ impl Metrics {
         );
         Self {
             registry: Arc::new(Mutex::new(registry)),
+            others: Arc::default(),
             conditions,
             passes,
             changes,
@@ -115,6 +119,12 @@ impl Metrics {
     /// Registers a process's own metrics; the names given to it get no prefix.
     pub fn register<T>(&self, register: impl FnOnce(&mut Registry) -> T) -> T {
         register(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Makes metrics at each scrape that have names of others: `strait_` does not come before them.
+    pub fn collect(&self, collector: Box<dyn Collector>) {
+        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        others.register_collector(collector);
     }
 
     /// A pass was made.
@@ -164,10 +174,11 @@ impl Metrics {
     pub fn text(&self) -> String {
         let mut text = String::new();
         // Writing to a string does not fail.
-        let _ = encode(
-            &mut text,
-            &self.registry.lock().unwrap_or_else(PoisonError::into_inner),
-        );
+        for registry in [&self.registry, &self.others] {
+            let registry = registry.lock().unwrap_or_else(PoisonError::into_inner);
+            let _ = encode_registry(&mut text, &registry);
+        }
+        let _ = encode_eof(&mut text);
         text
     }
 

@@ -1,7 +1,9 @@
 //! Objects of an API server: read as events for a state, written where they differ.
 
 use futures::{Stream, StreamExt};
-use kube::api::{Api, DeleteParams, DynamicObject, ListParams, PostParams, Preconditions};
+use kube::api::{
+    Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions,
+};
 use kube::{Client, Error};
 use strait_api::{Kind, Object, ObjectKey};
 use strait_core::Event;
@@ -181,6 +183,30 @@ pub async fn put(
             Err(Error::Api(status)) if status.code == 409 && attempts < 5 => {}
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+/// Sets an annotation of an object and touches nothing else of it; whether the object was there.
+///
+/// # Errors
+/// What the server says.
+pub async fn annotate(
+    client: &Client,
+    key: &ObjectKey,
+    name: &str,
+    value: &str,
+) -> Result<bool, Error> {
+    let patch = serde_json::json!({"metadata": {"annotations": {name: value}}});
+    let params = PatchParams {
+        field_manager: Some(MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    // The answer is the metadata alone: the object may be large.
+    let (api, patch) = (api(client, key), Patch::Merge(&patch));
+    match api.patch_metadata(&key.name, &params, &patch).await {
+        Ok(_) => Ok(true),
+        Err(Error::Api(status)) if status.code == 404 => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

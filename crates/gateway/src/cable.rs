@@ -11,6 +11,8 @@ use strait_host::WireGuard;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::gauges::Gauges;
+
 /// How often the device is looked at when nothing is to be changed.
 const LOOK: Duration = Duration::from_secs(1);
 /// A change that failed is tried again after this.
@@ -34,13 +36,19 @@ pub struct Cable {
 
 impl Cable {
     /// Keeps a device as it is wanted, for as long as this lives.
-    pub fn start(settings: Settings, metrics: Metrics, inputs: mpsc::Sender<Input>) -> Self {
+    pub(crate) fn start(
+        settings: Settings,
+        metrics: Metrics,
+        gauges: Gauges,
+        inputs: mpsc::Sender<Input>,
+    ) -> Self {
         let (wanted, orders) = watch::channel(None);
         tokio::spawn(async move {
             let device = open(&settings, &inputs).await;
             let keeper = Keeper {
                 device,
                 metrics,
+                gauges,
                 inputs,
                 told: None,
             };
@@ -93,6 +101,7 @@ fn try_open(settings: &Settings) -> anyhow::Result<(Box<dyn Device>, gateway::De
 struct Keeper {
     device: Box<dyn Device>,
     metrics: Metrics,
+    gauges: Gauges,
     inputs: mpsc::Sender<Input>,
     told: Option<Tunnels>,
 }
@@ -134,6 +143,7 @@ impl Keeper {
         let before = self.told.clone().unwrap_or_default();
         match self.device.keep(wanted, now) {
             Ok(status) => {
+                self.gauges.peers(&status);
                 let of = |(key, status)| (key, Tunnel::of(&status, now));
                 Tunnels {
                     peers: status.into_iter().map(of).collect(),

@@ -2,9 +2,12 @@
 //! Wiring only: [`inputs`] → `strait_core` → kernel and APIs.
 
 pub mod cable;
+mod gauges;
 mod inputs;
 mod public;
 mod run;
+#[cfg(test)]
+mod server;
 pub mod settings;
 mod status;
 mod uninstall;

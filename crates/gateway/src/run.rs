@@ -21,6 +21,7 @@ use strait_host::Change;
 use tokio::sync::{mpsc, watch};
 
 use crate::cable::Cable;
+use crate::gauges::Gauges;
 use crate::settings::Configuration;
 use crate::{inputs, public, status, uninstall};
 
@@ -28,7 +29,7 @@ use crate::{inputs, public, status, uninstall};
 const QUEUE: usize = 1024;
 /// Time between two passes over the kernel when nothing happens.
 const VERIFY: Duration = Duration::from_secs(60);
-/// How often round-trip times are written; the object is written as often for its heartbeat.
+/// How often round-trip times are told.
 const HEALTH_REFRESH: Duration = Duration::from_secs(5);
 
 /// Runs until SIGTERM or SIGINT. The cable stays, and so does what is published: a restart leaves no gap.
@@ -85,6 +86,7 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
         let (metrics, reports) = (metrics.clone(), written.clone());
         writer::start(server, client, Annotations::Exact, metrics, reports)
     };
+    let gauges = Gauges::start(&metrics);
     let gateway = Gateway {
         discovery,
         public,
@@ -96,13 +98,13 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
             Input::Health,
         )
         .context("a thread for pings")?,
-        status: status::start(cluster.clone(), metrics.clone()),
+        status: status::start(cluster.clone(), metrics.clone(), gauges.clone()),
         local: writer("cluster", cluster),
         broker: writer("broker", broker),
         // Before anything is in the kernel, lest the route agent take it for what a dead gateway left.
         cable: {
             lock::hold().await;
-            let start = |settings| Cable::start(settings, metrics.clone(), to_cable);
+            let start = |settings| Cable::start(settings, metrics.clone(), gauges, to_cable);
             configuration.cable.map(start)
         },
     };

@@ -118,6 +118,14 @@ fn workers_and_gateways_tell_whether_the_other_cluster_answers_and_how_fast() {
         let text = metrics(&lab, node, role);
         assert!(text.contains(&format!("{gauge} 1\n")), "{text}");
     }
+    // What dashboards for Submariner look at.
+    let ends = "cable_driver=\"vxlan\",local_cluster=\"east\",local_hostname=\"east-1\",local_endpoint_ip=\"\",\
+         remote_cluster=\"west\",remote_hostname=\"west-1\",remote_endpoint_ip=\"\"";
+    let text = metrics(&lab, "east-1", Role::Gateway);
+    let series = format!("submariner_connections{{{ends},status=\"connected\"}} 1.0\n");
+    assert!(text.contains(&series), "{text}");
+    let latency = format!("submariner_connection_latency_seconds{{{ends}}} 0.0");
+    assert!(text.contains(&latency), "{text}");
     // The other cluster's gateway stops answering: its pods' network does not, but no user of it can tell.
     let drop = "add table inet cut; \
          add chain inet cut input { type filter hook input priority -300; }; \
@@ -142,6 +150,11 @@ fn workers_and_gateways_tell_whether_the_other_cluster_answers_and_how_fast() {
     for (node, role) in [("east-1", Role::Gateway), ("east-2", Role::RouteAgent)] {
         let text = metrics(&lab, node, role);
         assert!(text.contains(&format!("{gauge} 0\n")), "{text}");
+        if role == Role::Gateway {
+            let state = |of| format!("submariner_connections{{{ends},status=\"{of}\"}}");
+            assert!(text.contains(&state("error")), "{text}");
+            assert!(!text.contains(&state("connected")), "{text}");
+        }
         let page = lab.page(node, role, "/readyz").expect("a page");
         assert!(page.starts_with("ok"), "degraded, and ready: {page}");
         assert!(
