@@ -19,6 +19,8 @@ pub enum Event<T> {
     Deleted(String),
     /// The watch does not work at present.
     Failed(String),
+    /// It works again, and goes on where it ended.
+    Resumed,
     /// The server does not know this kind: there are no objects, and none can be made.
     Absent,
 }
@@ -52,6 +54,10 @@ impl<T> Source<T> {
         match event {
             Event::Failed(why) => {
                 self.failure = Some(why);
+                return;
+            }
+            Event::Resumed => {
+                self.failure = None;
                 return;
             }
             Event::Absent => {
@@ -211,6 +217,17 @@ mod tests {
         assert!(s.is_absent(), "a failure says nothing about that");
         s.apply(list(&["a"]), at(3));
         assert!(!s.is_absent() && s.values().count() == 1);
+    }
+
+    #[test]
+    fn a_watch_that_goes_on_where_it_ended_works_and_nothing_else_has_changed() {
+        let mut s = Source::default();
+        s.apply(list(&["a", "b"]), at(0));
+        s.apply(list(&[]), at(1));
+        s.apply(Event::Failed("why".into()), at(2));
+        assert_eq!(s.failure(), Some("why"));
+        s.apply(Event::Resumed, at(3));
+        assert!(s.failure().is_none() && s.is_held() && s.values().count() == 2);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod lenient;
 mod pauses;
 #[cfg(test)]
 pub(crate) mod scripted;
+mod transport;
 mod watch;
 
 pub use client::{BROKER, BrokerSettings, ClientError, broker_client, cluster_client};

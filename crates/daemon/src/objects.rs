@@ -80,6 +80,7 @@ where
             }
             Change::Deleted(item) => Event::Deleted(item.name),
             Change::Failed(why) => Event::Failed(why),
+            Change::Resumed => Event::Resumed,
             Change::Absent => Event::Absent,
         })
 }

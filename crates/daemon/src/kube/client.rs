@@ -11,6 +11,7 @@ use kube::{Client, Config};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
+use super::transport;
 use crate::settings::{Noted, Setting, go_bool};
 use crate::{Secret, Settings};
 
@@ -175,7 +176,7 @@ fn client(config: Config) -> Result<Client, ClientError> {
     // Fails only if somebody else chose one before, which is as good.
     PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
     let server = config.cluster_url.to_string();
-    Client::try_from(config).map_err(|source| ClientError::Client { server, source })
+    transport::connect(config).map_err(|source| ClientError::Client { server, source })
 }
 
 fn server(value: &str) -> Result<http::Uri, String> {

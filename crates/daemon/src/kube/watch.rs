@@ -24,6 +24,8 @@ pub enum Change<T> {
     Deleted(Item<T>),
     /// The API can't be read, for this reason. What was known still holds; it is tried again.
     Failed(String),
+    /// After a failure, changes come again from where they ended: there may be none for a while.
+    Resumed,
     /// The server does not know the resource, of a watch that began with [`Watch::where_served`].
     Absent,
 }
@@ -143,10 +145,12 @@ impl Watch {
             },
             sought,
             pauses: Pauses::default(),
+            failing: false,
         };
         stream::unfold(watching, |mut watching| async move {
             loop {
                 if let Some(change) = watching.step().await {
+                    watching.failing = matches!(change, Change::Failed(_));
                     return Some((change, watching));
                 }
             }
@@ -224,6 +228,8 @@ struct Watching<F> {
     /// The resource, where a server need not know it.
     sought: Option<ApiResource>,
     pauses: Pauses,
+    /// Whether the last thing that was told is a failure.
+    failing: bool,
 }
 
 impl Collection {
@@ -343,7 +349,7 @@ impl<T, F: Fn(&DynamicObject) -> Result<T, String>> Watching<F> {
                     events,
                     since: Instant::now(),
                 };
-                None
+                self.failing.then_some(Change::Resumed)
             }
             // What the server has forgotten must be listed again; that is no failure.
             Err(Error::Api(status)) if status.code == 410 => None,

@@ -307,6 +307,7 @@ async fn failures_are_told_and_tried_again() {
         matches!(&change, Change::Failed(reason) if reason.starts_with("cannot watch: ")),
         "{change:?}"
     );
+    assert_eq!(next(&mut changes).await, Change::Resumed);
     assert_eq!(next(&mut changes).await, Change::Applied(item("a", "1")));
 }
 
@@ -331,7 +332,10 @@ async fn a_server_that_is_away_is_told_of_and_found_when_it_comes() {
         match next(&mut changes).await {
             Change::Reset(items) => return assert!(items.is_empty()),
             Change::Failed(_) => {}
-            change @ (Change::Applied(_) | Change::Deleted(_) | Change::Absent) => {
+            change @ (Change::Applied(_)
+            | Change::Deleted(_)
+            | Change::Resumed
+            | Change::Absent) => {
                 panic!("{change:?}")
             }
         }
