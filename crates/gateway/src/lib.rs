@@ -2,6 +2,7 @@
 //! Wiring only: [`inputs`] → `strait_core` → kernel and APIs.
 
 pub mod cable;
+mod held;
 mod inputs;
 mod public;
 mod run;
