@@ -34,6 +34,10 @@ impl Device for KernelDevice {
         true
     }
 
+    fn has_link(&self) -> bool {
+        false
+    }
+
     fn keep(&mut self, wanted: &WireGuard, now: u64) -> Result<BTreeMap<Key, PeerStatus>, Error> {
         let have = self.wireguard.read(self.link)?;
         let own = Some(self.keys.private.public());

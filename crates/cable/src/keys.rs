@@ -1,15 +1,17 @@
 //! Keys: the private one, which outlives the process, and the one that the clusterset shares.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use ring::digest::{SHA256, digest};
 use ring::rand::{SecureRandom, SystemRandom};
 use strait_host::Key;
 use x25519_dalek::{PublicKey, StaticSecret};
+
+use crate::file;
 
 /// The file with the private key, 32 octets, below the directory for state.
 const FILE: &str = "wireguard.key";
@@ -122,29 +124,8 @@ impl PrivateKey {
     /// # Errors
     /// A file or directory that can't be made or written.
     pub fn keep(&self, directory: &Path) -> Result<(), KeyError> {
-        let path = directory.join(FILE);
-        let new = directory.join(format!("{FILE}.new"));
-        let write = || {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(directory)?;
-            match fs::remove_file(&new) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&new)?;
-            file.write_all(self.0.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&new, &path)?;
-            File::open(directory)?.sync_all()
-        };
-        write().map_err(|error| KeyError::File {
-            path: path.clone(),
+        file::replace(directory, FILE, self.0.as_bytes()).map_err(|error| KeyError::File {
+            path: directory.join(FILE),
             error,
         })
     }
@@ -191,6 +172,8 @@ impl Preshared {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn mode(path: &Path) -> u32 {

@@ -1,20 +1,32 @@
-//! The WireGuard cable: a device of the kernel. It is a [`Device`]: told what there is to be, it says what became of it.
+//! The WireGuard cable: a device of the kernel, or one in this process. It is a [`Device`]: told what there is to be, it says
+//! what became of it.
 //!
 //! What is to be is decided elsewhere (`strait-core`), and holds no secret; a device gets its keys ([`Keys`]) when it is
 //! opened.
 
+mod choice;
+mod file;
 mod kernel;
 mod keys;
+mod process;
 
 use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
 
+pub use choice::{Choice, Kind};
 pub use keys::{KeyError, Keys, Preshared, PrivateKey};
+pub use process::Holder;
 use strait_host::{Key, PeerStatus, WireGuard};
 
 /// A WireGuard device.
 pub trait Device: Send + std::fmt::Debug {
     /// Whether it is the kernel's: then it is a link that somebody else must make.
     fn is_kernel(&self) -> bool;
+
+    /// Whether it has made its link itself, for somebody else to mark and to set up.
+    fn has_link(&self) -> bool;
 
     /// Makes it so at a time in Unix seconds, by the differences only: tunnels that stay don't notice. Returns what had become
     /// of its peers by then.
@@ -30,12 +42,39 @@ pub enum Error {
     /// The kernel refused.
     #[error("{0}")]
     Kernel(#[from] strait_kernel::Error),
+    /// The device in this process could not be made, or has ended.
+    #[error("{0}")]
+    Process(#[from] strait_wg::Error),
+    /// What was kept over the death of a process is not usable, or can't be written.
+    #[error("what is kept over a restart: {0}")]
+    Held(io::Error),
+    /// Who should keep it is gone.
+    #[error("who keeps devices over a restart: {0}")]
+    Holder(io::Error),
 }
 
-/// Opens the device of the calling thread's network namespace.
+/// Opens the kernel's device in the calling thread's network namespace.
 ///
 /// # Errors
-/// If there can be none.
-pub fn open(link: &'static str, keys: Keys) -> Result<Box<dyn Device>, Error> {
+/// If the kernel has no WireGuard.
+pub fn open_kernel(link: &'static str, keys: Keys) -> Result<Box<dyn Device>, Error> {
     Ok(Box::new(kernel::KernelDevice::open(link, keys)?))
+}
+
+/// Opens a device in this process. It makes its link in the network namespace of the thread that calls [`Device::keep`]; `state` is the
+/// directory of what outlives the process.
+///
+/// With a holder its descriptors outlive the process too: `held` is what that one has of a predecessor. Tunnels then go on at once, as
+/// they were, and `keep` is to follow.
+#[must_use]
+pub fn open_process(
+    link: &'static str,
+    keys: Keys,
+    state: &Path,
+    holder: Option<Box<dyn Holder>>,
+    held: BTreeMap<String, OwnedFd>,
+) -> Box<dyn Device> {
+    Box::new(process::ProcessDevice::open(
+        link, keys, state, holder, held,
+    ))
 }

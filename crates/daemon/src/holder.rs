@@ -24,8 +24,8 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 
-/// Tells a process that its standard input leads to its holder.
-const VARIABLE: &str = "STRAIT_HELD";
+/// Tells a process that its standard input leads to its holder. No setting, hence no name of one.
+const VARIABLE: &str = "HELD_BY_STRAIT";
 /// Length of a message in octets: shorter ones end with zeroes.
 const MESSAGE: usize = 128;
 /// A child that has lived so long is started again at once when it dies.

@@ -1,17 +1,20 @@
 //! The WireGuard cable's device: opened, kept as it is wanted, and asked what became of its tunnels.
 
 use std::path::PathBuf;
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use strait_api::names::CABLE_WIREGUARD;
-use strait_cable::{Device, Keys, Preshared, PrivateKey};
+use strait_cable::{Choice, Device, Keys, Kind, Preshared, PrivateKey};
 use strait_core::gateway::{self, Input, Tunnel, Tunnels};
 use strait_daemon::Metrics;
 use strait_host::WireGuard;
+use tokio::runtime;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::gauges::Gauges;
+use crate::held::Held;
 
 /// How often the device is looked at when nothing is to be changed.
 const LOOK: Duration = Duration::from_secs(1);
@@ -27,6 +30,8 @@ pub struct Settings {
     pub state: PathBuf,
     /// The key that the clusterset shares.
     pub preshared: Preshared,
+    /// Whose device is asked for.
+    pub choice: Choice,
 }
 
 /// What the device is to have; the order to look at once, too.
@@ -35,16 +40,24 @@ pub struct Cable {
 }
 
 impl Cable {
-    /// Keeps a device as it is wanted, for as long as this lives.
+    /// Keeps a device as it is wanted, for as long as this lives. It is served by this process if that is held.
+    ///
+    /// # Errors
+    /// If there can be no thread for it.
     pub(crate) fn start(
         settings: Settings,
+        held: Option<Held>,
         metrics: Metrics,
         gauges: Gauges,
         inputs: mpsc::Sender<Input>,
-    ) -> Self {
+    ) -> std::io::Result<Self> {
         let (wanted, orders) = watch::channel(None);
-        tokio::spawn(async move {
-            let device = open(&settings, &inputs).await;
+        // A thread of its own: tunnels don't wait for the main loop, nor that for files and devices.
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()?;
+        let keep = async move {
+            let device = open(&settings, held, &inputs).await;
             let keeper = Keeper {
                 device,
                 metrics,
@@ -53,8 +66,10 @@ impl Cable {
                 told: None,
             };
             keeper.run(orders).await;
-        });
-        Self { wanted }
+        };
+        let thread = thread::Builder::new().name("cable".to_owned());
+        thread.spawn(move || runtime.block_on(keep))?;
+        Ok(Self { wanted })
     }
 
     /// What it is to have from now on; `anew` if the device itself was made anew.
@@ -67,11 +82,29 @@ impl Cable {
     }
 }
 
+/// Whose device it is to be, as a line in the log says. A process that is held serves it itself, whatever has changed since.
+pub(crate) fn kind(settings: &Settings, is_held: bool) -> Kind {
+    let (kind, why) = if is_held {
+        (Kind::Process, "this process is held for it".to_owned())
+    } else {
+        settings.choice.settle()
+    };
+    match kind {
+        Kind::Kernel => tracing::info!(why, "WireGuard of the kernel"),
+        Kind::Process => tracing::info!(why, "WireGuard in this process"),
+    }
+    kind
+}
+
 /// Tries until it is there.
-async fn open(settings: &Settings, inputs: &mpsc::Sender<Input>) -> Box<dyn Device> {
+async fn open(
+    settings: &Settings,
+    mut held: Option<Held>,
+    inputs: &mpsc::Sender<Input>,
+) -> Box<dyn Device> {
     let mut pause = RETRY;
     loop {
-        let why = match try_open(settings) {
+        let why = match try_open(settings, &mut held) {
             Ok((device, opened)) => {
                 tracing::info!(public_key = %opened.public_key, kernel = opened.kernel, "the WireGuard device is there");
                 let _ = inputs.send(Input::Device(Ok(opened))).await;
@@ -86,14 +119,29 @@ async fn open(settings: &Settings, inputs: &mpsc::Sender<Input>) -> Box<dyn Devi
     }
 }
 
-fn try_open(settings: &Settings) -> anyhow::Result<(Box<dyn Device>, gateway::Device)> {
+fn try_open(
+    settings: &Settings,
+    held: &mut Option<Held>,
+) -> anyhow::Result<(Box<dyn Device>, gateway::Device)> {
     let private = PrivateKey::kept(&settings.state)?;
     let public_key = private.public();
     let keys = Keys {
         private,
         preshared: settings.preshared.clone(),
     };
-    let device = strait_cable::open(CABLE_WIREGUARD, keys)?;
+    let device = match held.take() {
+        None => strait_cable::open_kernel(CABLE_WIREGUARD, keys)?,
+        Some(Held {
+            holder,
+            descriptors,
+        }) => strait_cable::open_process(
+            CABLE_WIREGUARD,
+            keys,
+            &settings.state,
+            Some(Box::new(holder)),
+            descriptors,
+        ),
+    };
     let kernel = device.is_kernel();
     Ok((device, gateway::Device { public_key, kernel }))
 }
@@ -147,6 +195,7 @@ impl Keeper {
                 let of = |(key, status)| (key, Tunnel::of(&status, now));
                 Tunnels {
                     peers: status.into_iter().map(of).collect(),
+                    held: self.device.has_link(),
                     failure: None,
                 }
             }
@@ -156,7 +205,11 @@ impl Keeper {
                     tracing::warn!(%error, "the WireGuard device can't be made as it is wanted; it is tried again");
                 }
                 self.metrics.error("cable");
-                Tunnels { failure, ..before }
+                Tunnels {
+                    held: self.device.has_link(),
+                    failure,
+                    ..before
+                }
             }
         }
     }

@@ -3,6 +3,7 @@
 
 pub mod cable;
 mod gauges;
+mod held;
 mod inputs;
 mod public;
 mod run;

@@ -1,6 +1,7 @@
 //! The gateway as a process: its state in the main loop, and what it does with a plan beside the kernel.
 
 use std::collections::BTreeSet;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -22,6 +23,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::cable::Cable;
 use crate::gauges::Gauges;
+use crate::held::{self, Part};
 use crate::settings::Configuration;
 use crate::{inputs, public, status, uninstall};
 
@@ -32,15 +34,23 @@ const VERIFY: Duration = Duration::from_secs(60);
 /// How often round-trip times are told.
 const HEALTH_REFRESH: Duration = Duration::from_secs(5);
 
-/// Runs until SIGTERM or SIGINT. The cable stays, and so does what is published: a restart leaves no gap.
+/// Runs until SIGTERM or SIGINT. What is published stays, and so does a cable of the kernel's: a restart leaves no gap. A WireGuard
+/// device in this process outlives only the process's death, in the hands of a parent, which also runs this.
 ///
 /// # Errors
 /// Wrong settings, or a kernel without netlink; never the absence of an API server, of the broker or of a route.
-pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
+pub async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     if uninstall::is_asked(matches) {
-        return uninstall::run(matches).await;
+        return uninstall::run(matches).await.map(|()| ExitCode::SUCCESS);
     }
     let configuration = Configuration::read(matches)?;
+    let held = match &configuration.cable {
+        Some(settings) => match held::part(settings).await? {
+            Part::Gateway(held) => held,
+            Part::Ended(code) => return Ok(code),
+        },
+        None => None,
+    };
     let drain = Drain::on_signals().context("signals can't be received")?;
     let metrics = Metrics::new("gateway");
     let readiness = Readiness::new("starting", &metrics);
@@ -104,8 +114,9 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
         // Before anything is in the kernel, lest the route agent take it for what a dead gateway left.
         cable: {
             lock::hold().await;
-            let start = |settings| Cable::start(settings, metrics.clone(), gauges, to_cable);
-            configuration.cable.map(start)
+            let start = |settings| Cable::start(settings, held, metrics.clone(), gauges, to_cable);
+            let cable = configuration.cable.map(start);
+            cable.transpose().context("a thread for the cable")?
         },
     };
     Engine::new(
@@ -121,7 +132,7 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     .context("netlink")?
     .run(&drain, |pass| gateway.carry_out(pass))
     .await;
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 struct Gateway {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::{ArgMatches, Command};
-use strait_cable::Preshared;
+use strait_cable::{Choice, Preshared};
 use strait_core::{Driver, gateway};
 use strait_daemon::kube::{BROKER, BrokerSettings};
 use strait_daemon::member::{MEMBER, Member};
@@ -21,7 +21,7 @@ use crate::cable;
 const HEALTH_UNIT: Duration = Duration::from_secs(1);
 
 /// The settings of the gateway, beside those of every process.
-pub static TABLE: [Setting; 27] = [
+pub static TABLE: [Setting; 28] = [
     MEMBER[0],
     MEMBER[1],
     MEMBER[2],
@@ -37,9 +37,15 @@ pub static TABLE: [Setting; 27] = [
     Setting::new(
         "SUBMARINER_CABLEDRIVER",
         "How tunnels to other clusters are made: encrypted, or in clear",
-        "vxlan, or wireguard where the kernel has it",
+        "vxlan or wireguard",
     )
     .default("vxlan"),
+    Setting::new(
+        "STRAIT_WIREGUARD",
+        "Whose WireGuard a WireGuard cable is: the kernel's, or this process's (needs /dev/net/tun)",
+        "auto (the kernel's where it has one), kernel or process",
+    )
+    .default("auto"),
     Setting::new(
         "STRAIT_STATE_DIR",
         "Directory of what outlives the process: the private key of a WireGuard cable",
@@ -140,6 +146,7 @@ impl Configuration {
         let member = Member::read(&mut s);
         let driver = s.parse("SUBMARINER_CABLEDRIVER", str::parse::<Driver>);
         let state = s.parse("STRAIT_STATE_DIR", str::parse::<PathBuf>);
+        let choice = s.parse("STRAIT_WIREGUARD", str::parse::<Choice>);
         let preshared = match &driver {
             Ok(Driver::WireGuard) => preshared(&mut s).map(Some),
             _ => Ok(None),
@@ -154,8 +161,12 @@ impl Configuration {
         let broker = BrokerSettings::read(&mut s);
         s.log();
         s.finish(|| {
-            let state = state?;
-            let cable = preshared?.map(|preshared| cable::Settings { state, preshared });
+            let (state, choice) = (state?, choice?);
+            let cable = preshared?.map(|preshared| cable::Settings {
+                state,
+                preshared,
+                choice,
+            });
             let (member, broker, health) = (member?, broker?, health?);
             Ok(Self {
                 core: gateway::Settings {

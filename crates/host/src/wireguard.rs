@@ -68,6 +68,8 @@ pub struct WireGuard {
     pub port: u16,
     /// Mark of what it sends (`SO_MARK`); 0 for none.
     pub mark: u32,
+    /// The largest packet inside, in bytes: what is padded does not become longer.
+    pub mtu: u32,
     /// Its peers. Others go.
     pub peers: BTreeMap<Key, Peer>,
 }

@@ -48,7 +48,7 @@ pub(crate) const PROCESSES: &[Process] = &[
     Process {
         command: strait_gateway::command,
         stands_in_for: Some("submariner-gateway"),
-        run: Run::Agent(|matches| ending(strait_gateway::run(matches))),
+        run: Run::Agent(|matches| Box::pin(strait_gateway::run(matches))),
     },
     Process {
         command: strait_route_agent::plan_command,

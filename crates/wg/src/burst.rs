@@ -67,7 +67,7 @@ impl<'s> Burst<'s> {
         write: impl FnOnce(&mut [u8]),
     ) -> bool {
         // Padded to 16 bytes, but never longer than the largest packet.
-        let mtu = usize::from(self.shared.options.mtu);
+        let mtu = usize::from(self.shared.mtu.load(Ordering::Relaxed));
         let padded = length.next_multiple_of(16).min(mtu).max(length);
         let size = DATA_HEADER + padded + TAG;
         if size > BYTES {

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
@@ -49,6 +50,7 @@ impl Device {
         let shared = Arc::new(Shared {
             start: Instant::now(),
             options,
+            mtu: AtomicU16::new(options.mtu),
             config: Mutex::default(),
             tun,
             sockets,
@@ -127,6 +129,23 @@ impl Device {
             self.door = Some(Door::open(name, &self.shared)?);
         }
         Ok(())
+    }
+
+    /// Whether the TUN device is still there, under this name.
+    #[must_use]
+    pub fn is_attached(&self, name: &str) -> bool {
+        self.shared.tun.is_attached(name)
+    }
+
+    /// The descriptors of the TUN device: with copies of them another device can take its place.
+    #[must_use]
+    pub fn tun_fds(&self) -> Vec<BorrowedFd<'_>> {
+        self.shared.tun.as_fds()
+    }
+
+    /// Tells the largest packet inside, bytes, when it has changed: padding makes none longer than that.
+    pub fn set_mtu(&self, mtu: u16) {
+        self.shared.mtu.store(mtu, Ordering::Relaxed);
     }
 
     /// What went nowhere, and why.

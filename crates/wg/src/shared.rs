@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
@@ -37,6 +37,8 @@ pub(crate) enum Event {
 pub(crate) struct Shared {
     pub(crate) start: Instant,
     pub(crate) options: Options,
+    /// The largest packet inside, bytes.
+    pub(crate) mtu: AtomicU16,
     /// The last configuration.
     pub(crate) config: Mutex<Option<Config>>,
     pub(crate) tun: Tun,

@@ -18,6 +18,11 @@ mod ioctls {
         libc::ifreq
     );
     nix::ioctl_write_int!(set_offload, b'T', 208);
+    nix::ioctl_read_bad!(
+        get_interface,
+        nix::request_code_read!(b'T', 210, size_of::<libc::c_uint>()),
+        libc::ifreq
+    );
     nix::ioctl_write_ptr_bad!(
         set_queue,
         nix::request_code_write!(b'T', 217, size_of::<libc::c_int>()),
@@ -37,6 +42,15 @@ pub(crate) fn attach(tun: BorrowedFd<'_>, name: &str, multi_queue: bool) -> io::
     // SAFETY: the kernel reads and writes one `struct ifreq`, which lives until the call returns.
     unsafe { ioctls::set_interface(tun.as_raw_fd(), &raw const request) }?;
     Ok(())
+}
+
+/// The name of the device that the queue belongs to; an error if that is gone.
+pub(crate) fn name(tun: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+    let mut request = request("")?;
+    // SAFETY: the kernel writes one `struct ifreq`, which lives until the call returns.
+    unsafe { ioctls::get_interface(tun.as_raw_fd(), &raw mut request) }?;
+    let name = request.ifr_name.iter().map(|byte| *byte as u8);
+    Ok(name.take_while(|byte| *byte != 0).collect())
 }
 
 /// Takes the queue out of use for what the kernel sends. It can still be written to.

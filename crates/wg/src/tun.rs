@@ -71,6 +71,13 @@ impl Tun {
         self.files.iter().map(AsFd::as_fd).collect()
     }
 
+    /// Whether the device is still there, under this name: anybody may remove or rename it.
+    #[must_use]
+    pub fn is_attached(&self, name: &str) -> bool {
+        let file = self.files.first();
+        file.is_some_and(|file| sys::name(file.as_fd()).is_ok_and(|has| has == name.as_bytes()))
+    }
+
     /// Number of queues that are read.
     pub(crate) fn queues(&self) -> usize {
         self.files

@@ -14,9 +14,10 @@ use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
 use ipnet::IpNet;
-use strait_cable::{Device, Keys, Preshared, PrivateKey};
+use strait_cable::{Device, Keys, Preshared, PrivateKey, open_process};
 use strait_host::{Key, Peer, PeerStatus, WireGuard};
 use strait_netns::Namespace;
+use tempfile::TempDir;
 
 pub(crate) const LINK: &str = "submariner";
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -26,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) enum Kind {
     /// The kernel's.
     Kernel,
+    /// One in this process.
+    Process,
 }
 
 /// One of two gateways: number 1 or 2.
@@ -34,7 +37,10 @@ pub(crate) struct Gateway {
     pub(crate) number: u8,
     pub(crate) key: Key,
     pub(crate) wanted: WireGuard,
-    device: Box<dyn Device>,
+    pub(crate) device: Box<dyn Device>,
+    pub(crate) keys: Keys,
+    /// Of what outlives a process.
+    pub(crate) state: TempDir,
 }
 
 pub(crate) fn run(ns: &Namespace, command: &str) -> String {
@@ -44,7 +50,7 @@ pub(crate) fn run(ns: &Namespace, command: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn spawn(ns: &Namespace, command: &str) -> Child {
+pub(crate) fn spawn(ns: &Namespace, command: &str) -> Child {
     let mut words = command.split_whitespace();
     let mut program = ns.command(words.next().unwrap());
     program
@@ -93,8 +99,11 @@ fn gateway(ns: Namespace, number: u8, kind: Kind, passphrase: &str) -> Gateway {
         private,
         preshared: Preshared::of(passphrase),
     };
+    let state = tempfile::tempdir().unwrap();
+    let own = keys.clone();
     let opened = match kind {
-        Kind::Kernel => ns.run(|| strait_cable::open(LINK, keys)).unwrap(),
+        Kind::Kernel => ns.run(|| strait_cable::open_kernel(LINK, own)).unwrap(),
+        Kind::Process => Ok(open_process(LINK, own, state.path(), None, [].into())),
     };
     let device = opened.unwrap_or_else(|e| panic!("{kind:?}: {e}"));
     if device.is_kernel() {
@@ -105,6 +114,7 @@ fn gateway(ns: Namespace, number: u8, kind: Kind, passphrase: &str) -> Gateway {
     let wanted = WireGuard {
         port: 4500,
         mark: 0,
+        mtu: 1420,
         peers: [].into(),
     };
     let mut gateway = Gateway {
@@ -113,6 +123,8 @@ fn gateway(ns: Namespace, number: u8, kind: Kind, passphrase: &str) -> Gateway {
         key,
         wanted,
         device,
+        keys,
+        state,
     };
     gateway.apply();
     let other = 3 - number;
@@ -153,7 +165,7 @@ impl Gateway {
         self.apply();
     }
 
-    fn waits_for_handshake(&mut self, peer: Key) {
+    pub(crate) fn waits_for_handshake(&mut self, peer: Key) {
         let begun = Instant::now();
         while self.status(peer).handshake.is_none() {
             assert!(
@@ -165,7 +177,7 @@ impl Gateway {
     }
 
     /// Whether the other answers in a family.
-    fn reaches(&self, target: &str) -> bool {
+    pub(crate) fn reaches(&self, target: &str) -> bool {
         let ping = format!("ping -n -c 1 -W 1 {target}");
         spawn(&self.ns, &ping)
             .wait_with_output()
@@ -174,7 +186,7 @@ impl Gateway {
             .success()
     }
 
-    fn must_reach(&self, target: &str) {
+    pub(crate) fn must_reach(&self, target: &str) {
         let begun = Instant::now();
         while !self.reaches(target) {
             assert!(begun.elapsed() < PATIENCE, "{target} does not answer");
@@ -182,7 +194,7 @@ impl Gateway {
     }
 
     /// 500 pings a second while something happens; how many were lost.
-    fn lost_while(&mut self, target: &str, happens: impl FnOnce(&mut Self)) -> u64 {
+    pub(crate) fn lost_while(&mut self, target: &str, happens: impl FnOnce(&mut Self)) -> u64 {
         let ping = spawn(
             &self.ns,
             &format!("ping -n -i 0.002 -c 1500 -W 2 -q {target}"),

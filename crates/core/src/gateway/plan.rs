@@ -135,7 +135,7 @@ impl State {
                 .push(Condition::degraded("CableFailed", message));
         }
         let keys = wireguard::keys(device.public_key, remotes);
-        plan.wanted = wireguard::wanted(host, &own.underlays, device);
+        plan.wanted = wireguard::wanted(host, &own.underlays, device, self.tunnels.held);
         plan.tunnels = Some(wireguard::tunnels(
             &own.underlays,
             remotes,

@@ -43,6 +43,8 @@ pub enum Tunnel {
 pub struct Tunnels {
     /// By the peer's public key.
     pub peers: BTreeMap<Key, Tunnel>,
+    /// Whether this process holds the other end of a TUN device with the cable's name.
+    pub held: bool,
     /// Why the device is not as it is wanted.
     pub failure: Option<String>,
 }
@@ -133,17 +135,13 @@ pub(in crate::gateway) fn tunnels(
     WireGuard {
         port,
         mark: UNDERLAY_MARK,
+        mtu: mtu(underlays),
         peers: peers.collect(),
     }
 }
 
-/// What the gateway owns on its host. A TUN device comes from who holds its other end; its mark, MTU and state are kept
-/// here as the kernel's device is.
-pub(in crate::gateway) fn wanted(
-    host: &Host,
-    underlays: &BTreeMap<Family, Underlay>,
-    device: Device,
-) -> Wanted {
+/// The largest packet inside, in bytes.
+fn mtu(underlays: &BTreeMap<Family, Underlay>) -> u32 {
     let overhead = |ip: IpAddr| match ip {
         IpAddr::V4(_) => WIREGUARD_OVERHEAD_V4,
         IpAddr::V6(_) => WIREGUARD_OVERHEAD_V6,
@@ -151,18 +149,28 @@ pub(in crate::gateway) fn wanted(
     let mtu = underlays
         .values()
         .map(|underlay| underlay.mtu.saturating_sub(overhead(underlay.ip)));
+    mtu.min().unwrap_or_default()
+}
+
+/// What the gateway owns on its host. A TUN device comes from who holds its other end; its mark, MTU and state are kept
+/// here as the kernel's device is. One that somebody else holds is left alone.
+pub(in crate::gateway) fn wanted(
+    host: &Host,
+    underlays: &BTreeMap<Family, Underlay>,
+    device: Device,
+    held: bool,
+) -> Wanted {
     let kind = if device.kernel {
         LinkKind::Wireguard
     } else {
         LinkKind::Tun
     };
-    let there = host
-        .links
-        .get(CABLE_WIREGUARD)
-        .is_some_and(|l| l.kind == kind);
+    let there = host.links.get(CABLE_WIREGUARD).is_some_and(|link| {
+        link.kind == kind && (held || link.alias.as_deref() == Some(LINK_ALIAS))
+    });
     let link = Link {
         kind,
-        mtu: mtu.min().unwrap_or_default(),
+        mtu: mtu(underlays),
         up: true,
         mac: None,
         alias: Some(LINK_ALIAS.to_owned()),

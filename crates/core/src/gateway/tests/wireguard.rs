@@ -57,7 +57,7 @@ fn status(s: &State) -> GatewayStatus {
 fn told(s: &mut State, key: Key, tunnel: Tunnel) {
     let tunnels = Tunnels {
         peers: [(key, tunnel)].into(),
-        failure: None,
+        ..Tunnels::default()
     };
     s.apply(Input::Tunnels(tunnels), at(2));
 }
@@ -113,6 +113,7 @@ fn a_peer_gets_its_subnets_and_a_packet_every_ten_seconds() {
     let wanted = WireGuard {
         port: 4500,
         mark: UNDERLAY_MARK,
+        mtu: 1440,
         peers: [(WEST, west)].into(),
     };
     assert_eq!(s.plan().tunnels, Some(wanted));
@@ -132,19 +133,33 @@ fn the_kernels_device_is_made_and_a_tun_device_is_waited_for() {
     );
     s.apply(own(false), at(1));
     assert!(links(&s).is_empty());
-    let mut host = host();
-    let tun = Link {
-        kind: LinkKind::Tun,
-        mtu: 1500,
-        up: false,
-        mac: None,
-        alias: None,
-        master: None,
+    let tun = |alias: Option<&str>| {
+        let mut host = host();
+        let link = Link {
+            kind: LinkKind::Tun,
+            mtu: 1500,
+            up: false,
+            mac: None,
+            alias: alias.map(str::to_owned),
+            master: None,
+        };
+        host.links.insert(CABLE_WIREGUARD.into(), link);
+        Input::Host(Arc::new(host))
     };
-    host.links.insert(CABLE_WIREGUARD.into(), tun);
-    s.apply(Input::Host(Arc::new(host)), at(2));
-    let link = links(&s)[CABLE_WIREGUARD].clone();
-    assert_eq!((link.kind, link.mtu, link.up), (LinkKind::Tun, 1440, true));
+    s.apply(tun(None), at(2));
+    assert!(links(&s).is_empty(), "somebody else holds it");
+    let held = Tunnels {
+        held: true,
+        ..Tunnels::default()
+    };
+    let mut known = s.clone();
+    known.apply(Input::Tunnels(held), at(3));
+    // That of a process that died just now.
+    s.apply(tun(Some("strait")), at(3));
+    for s in [&known, &s] {
+        let link = links(s)[CABLE_WIREGUARD].clone();
+        assert_eq!((link.kind, link.mtu, link.up), (LinkKind::Tun, 1440, true));
+    }
 }
 
 #[test]

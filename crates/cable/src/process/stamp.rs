@@ -1,0 +1,131 @@
+//! The greatest timestamp that a handshake of ours may have had, kept in a file.
+//!
+//! Peers refuse a handshake whose timestamp is not greater than the last one's, so a clock that was stepped back would lock us out.
+//! What is written lies some seconds ahead: so it is written seldom, and holds even if this process dies right after a handshake.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use strait_wg::Timestamp;
+
+use crate::file;
+
+/// The file, 12 octets of TAI64N, below the directory for state.
+const FILE: &str = "wireguard.stamp";
+/// How far ahead it lies when it is written, in seconds.
+const AHEAD: u64 = 10;
+/// It is written anew when timestamps come as close as this, in seconds.
+const CLOSE: u64 = 3;
+
+/// The file, and what it holds.
+#[derive(Debug)]
+pub(super) struct Stamp {
+    directory: PathBuf,
+    written: Option<Timestamp>,
+    failed: bool,
+}
+
+impl Stamp {
+    /// What a predecessor has written. What can't be read is as good as nothing: it matters only after the clock was stepped back.
+    pub(super) fn read(directory: &Path) -> Self {
+        let read = || {
+            let mut octets = Vec::new();
+            let file = File::open(directory.join(FILE))?;
+            file.take(13).read_to_end(&mut octets)?;
+            let octets = <[u8; 12]>::try_from(octets);
+            octets.map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
+        };
+        let written = match read() {
+            Ok(octets) => Some(Timestamp(octets)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                tracing::warn!(%error, file = FILE, "the last handshake's timestamp can't be read");
+                None
+            }
+        };
+        Self {
+            directory: directory.to_owned(),
+            written,
+            failed: false,
+        }
+    }
+
+    /// Timestamps are to be greater than this.
+    pub(super) fn floor(&self) -> Option<Timestamp> {
+        self.written
+    }
+
+    /// Takes note of the greatest one that was sent. A file that can't be written stops nothing; it is tried again.
+    pub(super) fn sent(&mut self, greatest: Timestamp) {
+        let known = Some(greatest) == self.written;
+        if known || self.written >= Some(later(greatest, CLOSE)) {
+            return;
+        }
+        let ahead = later(greatest, AHEAD);
+        match file::replace(&self.directory, FILE, &ahead.0) {
+            Ok(()) => {
+                self.written = Some(ahead);
+                self.failed = false;
+            }
+            Err(error) => {
+                if !self.failed {
+                    tracing::warn!(%error, file = FILE, "a handshake's timestamp can't be kept");
+                }
+                self.failed = true;
+            }
+        }
+    }
+}
+
+fn later(stamp: Timestamp, seconds: u64) -> Timestamp {
+    let mut octets = stamp.0;
+    let (high, _) = octets.split_at_mut(8);
+    let mut whole = [0; 8];
+    whole.copy_from_slice(high);
+    high.copy_from_slice(
+        &u64::from_be_bytes(whole)
+            .saturating_add(seconds)
+            .to_be_bytes(),
+    );
+    Timestamp(octets)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::after(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds), None)
+    }
+
+    #[test]
+    fn what_was_sent_is_always_below_what_the_next_process_reads() {
+        let base = tempfile::tempdir().unwrap();
+        let directory = base.path().join("state");
+        let mut stamp = Stamp::read(&directory);
+        assert_eq!(stamp.floor(), None);
+        let mut written = 0;
+        for second in 1000..1100 {
+            let before = stamp.floor();
+            stamp.sent(at(second));
+            written += usize::from(stamp.floor() != before);
+            let next = Stamp::read(&directory).floor();
+            assert_eq!(next, stamp.floor());
+            assert!(next > Some(at(second + 2)));
+        }
+        assert!((10..20).contains(&written), "{written} times");
+    }
+
+    #[test]
+    fn a_file_that_is_none_is_as_good_as_no_file() {
+        let directory = tempfile::tempdir().unwrap();
+        for content in [&[][..], &[1; 11], &[1; 13]] {
+            std::fs::write(directory.path().join(FILE), content).unwrap();
+            assert_eq!(Stamp::read(directory.path()).floor(), None);
+        }
+    }
+}
