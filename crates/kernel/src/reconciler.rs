@@ -67,6 +67,7 @@ impl Reconciler {
             | Event::Route
             | Event::Rule
             | Event::Neighbour(None)
+            | Event::Sysctl
             | Event::Nft
             | Event::Overrun => true,
         }

@@ -22,6 +22,11 @@ const READ: usize = 64 * 1024;
 /// `NFNLGRP_NFTABLES`, and `NFT_MSG_NEWGEN` with its subsystem: it closes each transaction.
 const NFT_GROUP: u32 = 7;
 const NFT_GENERATION: u16 = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8 | libc::NFT_MSG_NEWGEN as u16;
+/// Length of `struct netconfmsg`, a byte, with what aligns the attributes.
+const NETCONF: usize = 4;
+/// `NETCONFA_*` in linux/netconf.h.
+const FORWARDING: u16 = 2;
+const RP_FILTER: u16 = 3;
 
 /// Something on the host changed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,6 +41,8 @@ pub enum Event {
     Rule,
     /// A neighbour or forwarding entry of a link, dynamic ones too; the link's name, if it is known.
     Neighbour(Option<String>),
+    /// Forwarding or reverse-path filtering, of a link or of the host.
+    Sysctl,
     /// An nftables transaction, in any table.
     Nft,
     /// Events were lost: whatever was known of the host is stale.
@@ -73,6 +80,8 @@ impl Watch {
             libc::RTNLGRP_IPV4_RULE,
             libc::RTNLGRP_IPV6_RULE,
             libc::RTNLGRP_NEIGH,
+            libc::RTNLGRP_IPV4_NETCONF,
+            libc::RTNLGRP_IPV6_NETCONF,
         ];
         let mut watch = Self {
             route: subscribe(NETLINK_ROUTE, &groups)?,
@@ -187,6 +196,11 @@ impl Watch {
             libc::RTM_NEWRULE | libc::RTM_DELRULE => Some(Event::Rule),
             libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => {
                 Some(Event::Neighbour(name(neighbour::index_of(message))))
+            }
+            libc::RTM_NEWNETCONF => {
+                let attrs = message.attrs(NETCONF);
+                let told = [FORWARDING, RP_FILTER].map(|kind| attrs.find(kind));
+                told.iter().any(Option::is_some).then_some(Event::Sysctl)
             }
             _ => None,
         }

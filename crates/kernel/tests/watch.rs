@@ -79,6 +79,17 @@ fn every_kind_of_change_is_told_with_the_link_s_name() {
             Event::Neighbour(up0()),
         )
         .await;
+        for path in [
+            "ipv4.conf.up0.rp_filter",
+            "ipv4.conf.all.rp_filter",
+            "ipv4.conf.up0.forwarding",
+            "ipv6.conf.all.forwarding",
+        ] {
+            // Whatever it was, one of these changes it.
+            run(&ns, &format!("sysctl -qw net.{path}=0"));
+            let set = format!("sysctl -qw net.{path}=1");
+            told(&ns, &mut w, &set, Event::Sysctl).await;
+        }
         told(&ns, &mut w, "nft add table inet somebody", Event::Nft).await;
         // Links that came after the watch began, and one that goes.
         let add = "ip link add vx-submariner type vxlan id 100 dstport 4800 local 192.0.2.10";

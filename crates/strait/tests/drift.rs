@@ -211,6 +211,40 @@ fn take_away(lab: &Lab, node: &str, damages: &[&str]) {
 }
 
 #[test]
+fn a_reverse_path_filter_that_somebody_makes_strict_is_loose_again_at_once() {
+    let lab = joined(
+        "filter",
+        Options {
+            nodes: 2,
+            ..Options::default()
+        },
+    );
+    // Replies arrive there.
+    let path = "net.ipv4.conf.eth0.rp_filter";
+    let value = || lab.exec("east-2", &["sysctl", "-n", path]).expect("sysctl");
+    let until_loose = |longest: Duration| {
+        let begun = Instant::now();
+        while value().trim() != "2" {
+            assert!(begun.elapsed() < longest, "{}", value());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    until_loose(PATIENCE);
+    for _ in 0..3 {
+        // As `sysctl --system` does. What counts is the larger of the two.
+        for (path, value) in [("net.ipv4.conf.all.rp_filter", "1"), (path, "1")] {
+            let set = format!("{path}={value}");
+            lab.exec("east-2", &["sysctl", "-qw", &set])
+                .expect("sysctl");
+        }
+        // The pass that looks at everything would come within a minute.
+        until_loose(Duration::from_secs(2));
+        // What somebody changes five times in ten seconds is contended.
+        std::thread::sleep(Duration::from_millis(2500));
+    }
+}
+
+#[test]
 fn an_object_that_somebody_takes_away_again_and_again_is_named_and_tried_again_later() {
     let lab = joined(
         "contended",
