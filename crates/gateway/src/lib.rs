@@ -2,8 +2,10 @@
 //! Wiring only: [`inputs`] → `strait_core` → kernel and APIs.
 
 pub mod cable;
+mod election;
 mod gauges;
 mod inputs;
+mod pod;
 mod public;
 mod run;
 #[cfg(test)]
