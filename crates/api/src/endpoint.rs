@@ -8,10 +8,10 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::names::{
-    ANNOTATION_VTEP_MAC, BACKEND_INTERFACE, BACKEND_LOAD_BALANCER, BACKEND_NATT_PORT,
-    BACKEND_UDP_PORT, CABLE_PORT,
+    ANNOTATION_TERM, ANNOTATION_VTEP_MAC, BACKEND_INTERFACE, BACKEND_LOAD_BALANCER,
+    BACKEND_NATT_PORT, BACKEND_UDP_PORT, CABLE_PORT,
 };
-use crate::{ClusterId, Object};
+use crate::{ClusterId, Object, Term};
 
 /// `spec` of an Endpoint, also embedded in Gateway and RouteAgent.
 ///
@@ -90,6 +90,8 @@ pub struct Endpoint {
     pub interface: Option<String>,
     /// Ethernet address of the VXLAN cable's device, where the gateway is one of ours.
     pub vtep_mac: Option<[u8; 6]>,
+    /// Since when its gateway carries the traffic, where it is one of ours.
+    pub term: Option<Term>,
     /// When this copy was made, in Unix seconds; orders two Endpoints of one cluster.
     pub created: i64,
     /// The spec as it was read; objects that tell of it share it.
@@ -117,6 +119,13 @@ impl Endpoint {
             .iter()
             .copied()
             .find(|ip| ip.is_ipv6() == v6)
+    }
+
+    /// Of two Endpoints of one cluster, the greater counts: that of the newer turn, else the one that was made later.
+    #[must_use]
+    pub fn order(&self) -> impl Ord + use<'_> {
+        let turn = self.term.map(|term| (term, self.hostname.as_str()));
+        (turn, self.created, self.name.as_str())
     }
 
     /// Parses an object, which is hostile until then.
@@ -162,6 +171,7 @@ impl Endpoint {
                 &spec.health_check_ip,
             )?,
             vtep_mac: vtep_mac(object, ANNOTATION_VTEP_MAC)?,
+            term: term(object)?,
             cluster,
             cable_name: spec.cable_name.clone(),
             hostname: spec.hostname.clone(),
@@ -177,6 +187,22 @@ impl Endpoint {
             spec: Arc::new(spec),
         })
     }
+}
+
+/// The greatest number of a Lease's transitions that an API server takes.
+const MOST_TRANSITIONS: u64 = i32::MAX as u64;
+
+fn term(object: &Object) -> Result<Option<Term>, String> {
+    let Some(text) = object.annotations.get(ANNOTATION_TERM) else {
+        return Ok(None);
+    };
+    let term: Result<Term, String> = text.parse();
+    let term = term.and_then(|term| match term.lease {
+        0..=MOST_TRANSITIONS => Ok(term),
+        _ => Err(format!("is more than {MOST_TRANSITIONS}")),
+    });
+    term.map(Some)
+        .map_err(|why| format!("annotation {ANNOTATION_TERM}: '{}' {why}", cut(text)))
 }
 
 /// The Ethernet address that this annotation of an object publishes.

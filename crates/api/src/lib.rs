@@ -15,6 +15,7 @@ pub mod names;
 pub mod node;
 pub mod object;
 pub mod route_agent;
+pub mod term;
 pub mod vtep;
 
 pub use cluster::{Cluster, ClusterSpec};
@@ -24,3 +25,4 @@ pub use id::{BadClusterId, ClusterId, valid_name};
 pub use ip_pool::IpPool;
 pub use node::Node;
 pub use object::{Kind, Object, ObjectKey};
+pub use term::Term;

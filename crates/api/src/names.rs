@@ -25,6 +25,22 @@ pub const ANNOTATION_VTEP_MAC: &str = "strait.io/vtep-mac";
 /// Annotation of a RouteAgent: the Ethernet address of `vx-submariner-6`, where that is another than the one above.
 pub const ANNOTATION_VTEP_MAC_6: &str = "strait.io/vtep-mac-6";
 
+/// Annotation of an Endpoint: the term since which its gateway carries the traffic, as [`crate::Term`] is written. Of two
+/// Endpoints of a cluster, the one with the newer term counts.
+pub const ANNOTATION_TERM: &str = "strait.io/term";
+/// The Lease by which the gateways of a cluster agree on the one that carries the traffic (upstream `gateway/gateway.go`).
+pub const GATEWAY_LEASE: &str = "submariner-gateway-lock";
+/// The Secret under which gateways and nodes of a cluster speak to each other directly.
+pub const HELLO_SECRET: &str = "strait-gateway-hello";
+/// The key of its data that holds the secret.
+pub const HELLO_SECRET_KEY: &str = "secret";
+/// UDP port of the direct watch between gateways and nodes, unless configured.
+pub const HELLO_PORT: u16 = 4801;
+/// Label of a gateway's Pod: whether it carries the traffic, `active` or `passive` (upstream `pod/pod.go`).
+pub const LABEL_POD_STATUS: &str = "gateway.submariner.io/status";
+/// Label of a gateway's Pod: the name of its Node (upstream `pod/pod.go`).
+pub const LABEL_POD_NODE: &str = "gateway.submariner.io/node";
+
 /// VXLAN device between the nodes of a cluster, IPv4 underlay.
 pub const NODE_VXLAN: &str = "vx-submariner";
 /// The same with an IPv6 underlay.

@@ -9,7 +9,7 @@ use crate::Object;
 use crate::endpoint::parse_ip;
 use crate::names::{
     ANNOTATION_CLAMP_MSS, BACKEND_NATT_PORT, BACKEND_PREFERRED_SERVER, BACKEND_UDP_PORT,
-    NODE_GATEWAY_PREFIX,
+    LABEL_GATEWAY, NODE_GATEWAY_PREFIX,
 };
 
 /// A Node, parsed.
@@ -21,6 +21,8 @@ pub struct Node {
     pub clamp_mss: Option<Result<u16, String>>,
     /// What its labels and annotations say of a gateway on it.
     pub gateway: GatewayHints,
+    /// Whether a gateway may run on it.
+    pub may_be_gateway: bool,
 }
 
 /// How a gateway on a Node is to be, as far as its labels and annotations `gateway.submariner.io/…` say so; an annotation
@@ -106,6 +108,7 @@ impl Node {
                 internal_ips: Vec::new(),
                 clamp_mss: clamp_mss(object),
                 gateway: GatewayHints::read(object),
+                may_be_gateway: may_be_gateway(object),
             });
         }
         let status: Status = object.section("status")?;
@@ -121,6 +124,7 @@ impl Node {
             internal_ips,
             clamp_mss: clamp_mss(object),
             gateway: GatewayHints::read(object),
+            may_be_gateway: may_be_gateway(object),
         })
     }
 
@@ -132,6 +136,13 @@ impl Node {
             .copied()
             .find(|ip| ip.is_ipv6() == v6)
     }
+}
+
+fn may_be_gateway(object: &Object) -> bool {
+    object
+        .labels
+        .get(LABEL_GATEWAY)
+        .is_some_and(|value| value == "true")
 }
 
 /// The least that IPv4 hosts must be able to take (RFC 9293, 3.7.1).

@@ -12,6 +12,7 @@ mod plan;
 pub mod public;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,6 +24,7 @@ pub use plan::{Plan, tell};
 use strait_api::names::{CABLE_VXLAN, CABLE_VXLAN_6, CABLE_WIREGUARD, LINK_ALIAS};
 use strait_api::{Cluster, ClusterId, Endpoint, Node, Object, ObjectKey};
 use strait_host::{Family, Host, Mac, Owner};
+pub use turns::{Known, Standing};
 
 use crate::discovery;
 use crate::driver::Driver;
@@ -78,6 +80,8 @@ pub enum Input {
     BrokerEndpoints(Event<Entry<Endpoint>>),
     /// This Node.
     Nodes(Event<Node>),
+    /// What the election says of this gateway.
+    Standing(Standing),
     /// Results of all health checks.
     Health(Results),
     /// The device of a WireGuard cable, or why there is none.
@@ -110,6 +114,7 @@ pub struct State {
     broker_clusters: Source<Entry<Cluster>>,
     broker_endpoints: Source<Entry<Endpoint>>,
     nodes: Source<Node>,
+    standing: Standing,
     health: Results,
     device: Option<Result<Device, String>>,
     tunnels: Tunnels,
@@ -135,6 +140,7 @@ impl State {
             broker_clusters: Source::default(),
             broker_endpoints: Source::default(),
             nodes: Source::default(),
+            standing: Standing::default(),
             health: Results::default(),
             device: None,
             tunnels: Tunnels::default(),
@@ -158,6 +164,7 @@ impl Machine for State {
             Input::BrokerClusters(event) => self.broker_clusters.apply(event, now),
             Input::BrokerEndpoints(event) => self.broker_endpoints.apply(event, now),
             Input::Nodes(event) => self.nodes.apply(event, now),
+            Input::Standing(standing) => self.standing = standing,
             Input::Health(results) => self.health = results,
             Input::Device(device) => self.device = Some(device),
             Input::Tunnels(tunnels) => self.tunnels = tunnels,

@@ -11,64 +11,15 @@ mod session;
 mod tests;
 mod wire;
 
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::str::FromStr;
 use std::time::Duration;
 
 pub(crate) use follower::Witness;
 pub use follower::{Follower, Following};
 pub use mesh::{Mesh, Received};
 use serde::{Deserialize, Serialize};
+pub use strait_api::Term;
 pub use wire::{KeyRing, MAX_DATAGRAM, Refusal};
-
-/// When a gateway's turn began: of two that both carry traffic, the one with the newer term counts.
-///
-/// `lease` is the Lease's `leaseTransitions` as the holder wrote it: the API server gives each number to one gateway only.
-/// `ballot` counts the turns since then that began without the API server, by hand-over or by the nodes' votes.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
-)]
-pub struct Term {
-    /// The Lease's transitions.
-    pub lease: u64,
-    /// Turns since then.
-    pub ballot: u32,
-}
-
-impl Term {
-    /// The next one that needs no API server.
-    #[must_use]
-    pub fn next_ballot(self) -> Self {
-        Self {
-            lease: self.lease,
-            ballot: self.ballot.saturating_add(1),
-        }
-    }
-}
-
-impl fmt::Display for Term {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.lease, self.ballot)
-    }
-}
-
-impl FromStr for Term {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let bad = || "is no term; expected two numbers, such as 3.0".to_owned();
-        let (lease, ballot) = text.split_once('.').ok_or_else(bad)?;
-        let digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
-        if !digits(lease) || !digits(ballot) {
-            return Err(bad());
-        }
-        Ok(Self {
-            lease: lease.parse().map_err(|_| bad())?,
-            ballot: ballot.parse().map_err(|_| bad())?,
-        })
-    }
-}
 
 /// A turn, and whose it is. The order decides which one counts.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]

@@ -3,6 +3,8 @@
 use serde::Serialize;
 use strait_api::{Object, ObjectKey};
 
+use crate::hello::Turn;
+
 /// An object as it stands on a server, and what it parses into.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry<T> {
@@ -29,6 +31,13 @@ pub enum ObjectChange {
     Put(Object),
     /// Removes it.
     Delete(ObjectKey),
+    /// Removes an Endpoint of this cluster, unless it is of a newer turn by then.
+    Supersede {
+        /// Which.
+        key: ObjectKey,
+        /// The turn that took its place.
+        by: Turn,
+    },
 }
 
 impl ObjectChange {
@@ -37,7 +46,7 @@ impl ObjectChange {
     pub fn key(&self) -> &ObjectKey {
         match self {
             Self::Put(object) => &object.key,
-            Self::Delete(key) => key,
+            Self::Delete(key) | Self::Supersede { key, .. } => key,
         }
     }
 }

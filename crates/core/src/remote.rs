@@ -82,7 +82,7 @@ pub fn remotes<'a>(
     ours: &Ours,
 ) -> (Vec<Remote<'a>>, Vec<Condition>) {
     let mut every: Vec<&Endpoint> = endpoints.collect();
-    every.sort_by(|a, b| (&a.cluster, a.created, &a.name).cmp(&(&b.cluster, b.created, &b.name)));
+    every.sort_by(|a, b| (&a.cluster, a.order()).cmp(&(&b.cluster, b.order())));
     let mut counting: Vec<&Endpoint> = Vec::new();
     let (mut overlaps, mut conflicts, mut several) = (Vec::new(), Vec::new(), Vec::new());
     for all in every.chunk_by(|a, b| a.cluster == b.cluster) {

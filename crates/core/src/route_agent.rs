@@ -232,9 +232,7 @@ impl State {
             .endpoints
             .values()
             .filter(|e| e.cluster == self.settings.cluster);
-        let newest = own
-            .max_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)))
-            .cloned();
+        let newest = own.max_by(|a, b| a.order().cmp(&b.order())).cloned();
         if newest.is_some() {
             self.gateway = newest;
             self.gateway_lost = None;

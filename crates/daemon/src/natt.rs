@@ -151,7 +151,7 @@ impl<I> Driver<I> {
 }
 
 /// A number that nobody can guess: the hash of nothing under keys of the system's random source.
-fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 

@@ -5,8 +5,9 @@ use kube::api::{
     Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions,
 };
 use kube::{Client, Error};
-use strait_api::{Kind, Object, ObjectKey};
+use strait_api::{Endpoint, Kind, Object, ObjectKey};
 use strait_core::Event;
+use strait_core::hello::Turn;
 
 use crate::kube::{Change, Item, Watch, describe, serves};
 
@@ -231,6 +232,35 @@ pub async fn delete(client: &Client, key: &ObjectKey) -> Result<bool, WriteError
             resource_version: there.metadata.resource_version,
         });
     }
+    match api.delete(&key.name, &params).await {
+        Err(Error::Api(status)) if status.code == 404 => Ok(false),
+        Err(error) => Err(error.into()),
+        Ok(_) => Ok(true),
+    }
+}
+
+/// Removes an Endpoint, unless it tells of a newer turn; whether it was removed.
+///
+/// # Errors
+/// What the server says.
+pub async fn supersede(client: &Client, key: &ObjectKey, by: &Turn) -> Result<bool, WriteError> {
+    let api = api(client, key);
+    let Some(there) = api.get_opt(&key.name).await? else {
+        return Ok(false);
+    };
+    let theirs = Endpoint::parse(&Object::read(key.kind, &there));
+    let newer = |theirs: Endpoint| {
+        theirs
+            .term
+            .is_some_and(|term| (term, theirs.hostname.as_str()) > (by.term, by.holder.as_str()))
+    };
+    if theirs.is_ok_and(newer) {
+        return Ok(false);
+    }
+    let params = DeleteParams::default().preconditions(Preconditions {
+        uid: there.metadata.uid,
+        resource_version: there.metadata.resource_version,
+    });
     match api.delete(&key.name, &params).await {
         Err(Error::Api(status)) if status.code == 404 => Ok(false),
         Err(error) => Err(error.into()),

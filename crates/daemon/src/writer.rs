@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use crate::Metrics;
-use crate::objects::{Annotations, WriteError, delete, put};
+use crate::objects::{Annotations, WriteError, delete, put, supersede};
 
 /// The longest pause after a failure.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -120,12 +120,16 @@ async fn make(
             stored: None,
             changed: delete(client, key).await?,
         }),
+        ObjectChange::Supersede { key, by } => Ok(Made {
+            stored: None,
+            changed: supersede(client, key, by).await?,
+        }),
     }
 }
 
 fn verb(change: &ObjectChange) -> &'static str {
     match change {
         ObjectChange::Put(_) => "put",
-        ObjectChange::Delete(_) => "delete",
+        ObjectChange::Delete(_) | ObjectChange::Supersede { .. } => "delete",
     }
 }

@@ -2,9 +2,11 @@
 //! Wiring only: [`inputs`] → `strait_core` → kernel and APIs.
 
 pub mod cable;
+mod election;
 mod gauges;
 mod held;
 mod inputs;
+mod pod;
 mod public;
 mod run;
 #[cfg(test)]

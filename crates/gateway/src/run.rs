@@ -9,7 +9,7 @@ use clap::ArgMatches;
 use strait_core::ObjectChange;
 use strait_core::discovery::Wanted;
 use strait_core::gateway::public::Ask;
-use strait_core::gateway::{Input, Plan, State, owner, tell};
+use strait_core::gateway::{Input, Known, Plan, State, owner, tell};
 use strait_core::health::Target;
 use strait_daemon::engine::{Engine, Pass, replace};
 use strait_daemon::events::{self, Reporter};
@@ -25,7 +25,7 @@ use crate::cable::Cable;
 use crate::gauges::Gauges;
 use crate::held::{self, Part};
 use crate::settings::Configuration;
-use crate::{inputs, public, status, uninstall};
+use crate::{election, inputs, pod, public, status, uninstall};
 
 /// How many inputs wait for the main loop before the watches wait.
 const QUEUE: usize = 1024;
@@ -80,6 +80,21 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let to_cable = sender.clone();
     let discovery = natt::start(&metrics, sender.clone(), Input::Paths);
     let namespace = configuration.core.namespace.clone();
+    // The process goes on until it has handed over.
+    let over = Drain::new();
+    let election = election::start(
+        configuration.election,
+        &cluster,
+        &namespace,
+        &metrics,
+        &drain,
+        &over,
+        sender.clone(),
+    )?;
+    let pod = configuration.pod.map(|pod| {
+        let node = configuration.core.node.clone();
+        pod::start(cluster.clone(), &namespace, pod, node, metrics.clone())
+    });
     let public = public::start(cluster.clone(), namespace, sender.clone());
     let (written, mut reports) = mpsc::unbounded_channel();
     tokio::spawn(async move {
@@ -98,6 +113,8 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     };
     let gauges = Gauges::start(&metrics);
     let gateway = Gateway {
+        election,
+        pod,
         discovery,
         public,
         health: ping::start(
@@ -130,12 +147,14 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     )
     .await
     .context("netlink")?
-    .run(&drain, |pass| gateway.carry_out(pass))
+    .run(&over, |pass| gateway.carry_out(pass))
     .await;
     Ok(ExitCode::SUCCESS)
 }
 
 struct Gateway {
+    election: watch::Sender<Option<Known>>,
+    pod: Option<watch::Sender<Option<bool>>>,
     discovery: watch::Sender<Wanted>,
     public: watch::Sender<Ask>,
     health: watch::Sender<BTreeSet<Target>>,
@@ -151,6 +170,10 @@ impl Gateway {
         if let Some(cable) = &self.cable {
             let made = |change: &Change| matches!(change, Change::CreateLink(..));
             cable.want(plan.tunnels, pass.outcome.made.iter().any(made));
+        }
+        replace(&self.election, plan.election);
+        if let Some(pod) = &self.pod {
+            replace(pod, plan.active);
         }
         if let Some(wanted) = plan.discovery {
             replace(&self.discovery, wanted);

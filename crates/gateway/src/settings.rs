@@ -8,7 +8,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::{ArgMatches, Command};
 use strait_cable::{Choice, Preshared};
+use strait_core::gateway::election;
 use strait_core::{Driver, gateway};
+use strait_daemon::hello::{HELLO, HelloSettings};
 use strait_daemon::kube::{BROKER, BrokerSettings};
 use strait_daemon::member::{MEMBER, Member};
 use strait_daemon::ping::{HEALTH, HealthSettings};
@@ -20,8 +22,11 @@ use crate::cable;
 /// What `SUBMARINER_HEALTHCHECKINTERVAL` counts here.
 const HEALTH_UNIT: Duration = Duration::from_secs(1);
 
+/// A gateway that is dead for so long is not waited for.
+const LONGEST_LEASE: Duration = Duration::from_secs(86_400);
+
 /// The settings of the gateway, beside those of every process.
-pub static TABLE: [Setting; 28] = [
+pub static TABLE: [Setting; 34] = [
     MEMBER[0],
     MEMBER[1],
     MEMBER[2],
@@ -31,7 +36,7 @@ pub static TABLE: [Setting; 28] = [
     MEMBER[6],
     Setting::new(
         "POD_NAME",
-        "Name of this Pod, for information",
+        "Name of this Pod, which is labelled active or passive; unset: none is",
         "the name of a Pod",
     ),
     Setting::new(
@@ -86,6 +91,27 @@ pub static TABLE: [Setting; 28] = [
         "true or false",
     )
     .default("false"),
+    Setting::new(
+        "LEADERSHIP_LEASEDURATION",
+        "Seconds after which another gateway takes a Lease that is not renewed; 0 means 15",
+        "a whole number of seconds, less than a day",
+    )
+    .default("15"),
+    Setting::new(
+        "LEADERSHIP_RENEWDEADLINE",
+        "Seconds after which an API server that does not answer about the Lease is said not to; 0 means 10",
+        "a whole number of seconds, less than LEADERSHIP_LEASEDURATION",
+    )
+    .default("10"),
+    Setting::new(
+        "LEADERSHIP_RETRYPERIOD",
+        "Seconds between two renewals of the Lease, and two looks at it; 0 means 2",
+        "a whole number of seconds, less than LEADERSHIP_RENEWDEADLINE",
+    )
+    .default("2"),
+    HELLO[0],
+    HELLO[1],
+    HELLO[2],
     HEALTH[0],
     HEALTH[1],
     HEALTH[2],
@@ -109,7 +135,7 @@ pub static TABLE: [Setting; 28] = [
 pub fn command() -> Command {
     settings_command("gateway", "Joins this cluster to the others of its clusterset", &TABLE).after_help(
         "Runs on the node labelled submariner.io/gateway=true, as root or with CAP_NET_ADMIN and CAP_NET_RAW, in the \
-         host's network namespace. One gateway per cluster.\n\n\
+         host's network namespace. Of several gateways of a cluster one carries the traffic.\n\n\
          Examples:\n  \
          NODE_NAME=gateway-1 SUBMARINER_CLUSTERID=east SUBMARINER_CLUSTERCIDR=10.42.0.0/16 \\\n    \
          SUBMARINER_SERVICECIDR=10.43.0.0/16 BROKER_K8S_APISERVER=broker.example.com:6443 \\\n    \
@@ -131,6 +157,10 @@ pub struct Configuration {
     pub broker: BrokerSettings,
     /// How other clusters' gateways are checked.
     pub health: HealthSettings,
+    /// How gateways of this cluster agree on the one that carries the traffic.
+    pub election: election::Settings,
+    /// The Pod to label.
+    pub pod: Option<String>,
     /// The device of a WireGuard cable; `None` for another cable.
     pub cable: Option<cable::Settings>,
 }
@@ -159,6 +189,9 @@ impl Configuration {
         let kubeconfig = s.optional("KUBECONFIG", str::parse::<PathBuf>);
         let admin = http::address(&mut s);
         let broker = BrokerSettings::read(&mut s);
+        let leadership = leadership(&mut s);
+        let hello = HelloSettings::read(&mut s);
+        let pod = s.optional_text("POD_NAME");
         s.log();
         s.finish(|| {
             let (state, choice) = (state?, choice?);
@@ -168,7 +201,18 @@ impl Configuration {
                 choice,
             });
             let (member, broker, health) = (member?, broker?, health?);
+            let ([lease_duration, renew_deadline, retry_period], hello) = (leadership?, hello?);
             Ok(Self {
+                election: election::Settings {
+                    node: member.node.clone(),
+                    hostname: member.hostname.clone(),
+                    lease_duration,
+                    renew_deadline,
+                    retry_period,
+                    timing: hello.timing,
+                    port: hello.port,
+                },
+                pod: pod?,
                 core: gateway::Settings {
                     node: member.node,
                     hostname: member.hostname,
@@ -193,6 +237,40 @@ impl Configuration {
             })
         })
     }
+}
+
+/// The Lease's duration, renewal deadline and retry period, which must be in this order; 0 is upstream's default
+/// (`gateway/gateway.go`).
+fn leadership(s: &mut Settings) -> Result<[Duration; 3], Noted> {
+    let names = [
+        ("LEADERSHIP_LEASEDURATION", 15),
+        ("LEADERSHIP_RENEWDEADLINE", 10),
+        ("LEADERSHIP_RETRYPERIOD", 2),
+    ];
+    let read = names.map(|(name, usual)| {
+        s.seconds(name).map(|time| match time.as_secs() {
+            0 => Duration::from_secs(usual),
+            _ => time,
+        })
+    });
+    let [lease, renew, retry] = read;
+    let (lease, renew, retry) = (lease?, renew?, retry?);
+    if lease > LONGEST_LEASE {
+        return Err(s.note("LEADERSHIP_LEASEDURATION", "is too long"));
+    }
+    if renew >= lease {
+        return Err(s.note(
+            "LEADERSHIP_RENEWDEADLINE",
+            "is not less than LEADERSHIP_LEASEDURATION",
+        ));
+    }
+    if retry >= renew {
+        return Err(s.note(
+            "LEADERSHIP_RETRYPERIOD",
+            "is not less than LEADERSHIP_RENEWDEADLINE",
+        ));
+    }
+    Ok([lease, renew, retry])
 }
 
 /// Where the operator mounts Secrets (upstream `pkg/psk`).

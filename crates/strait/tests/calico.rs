@@ -8,7 +8,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use common::{binary, conditions, joined, show};
+use common::{binary, conditions, joined, move_gateway, show};
 use serde_json::{Value, json};
 use strait_lab::{Lab, Options, Probe, Role};
 
@@ -315,8 +315,7 @@ fn pools_go_on_when_the_gateway_moves_and_are_the_new_nodes_to_keep() {
     assert_eq!(counts()[1], 0);
     for (from, to, at) in [("east-1", "east-2", 1), ("east-2", "east-1", 0)] {
         let (before, begin) = (identities(&lab), counts());
-        lab.kill(from, Role::Gateway).expect("it ends");
-        lab.restart(to, Role::Gateway).expect("it starts");
+        move_gateway(&lab, from, to);
         let host = |e: &Value| e["spec"]["hostname"] == *to && e["spec"]["cluster_id"] == "east";
         let deadline = Instant::now() + PATIENCE;
         let mut looks = 0;

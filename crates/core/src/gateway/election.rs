@@ -13,6 +13,7 @@ use std::time::Duration;
 pub use lease::{Answered, Lease, LeaseOperation, Record};
 use vacancy::Asking;
 
+use super::Standing;
 use crate::Time;
 use crate::hello::Witness;
 use crate::hello::{
@@ -166,6 +167,24 @@ impl Election {
         self.witness.newest.as_ref()
     }
 
+    /// What this gateway is, as far as that is known.
+    #[must_use]
+    pub fn standing(&self, now: Time) -> Standing {
+        match self.role {
+            Role::Active(term) => Standing::Active(term),
+            Role::Standby if self.is_superseded() => Standing::Standby,
+            Role::Standby => Standing::Unknown(if self.leaving.is_some() {
+                "this one ends".to_owned()
+            } else if self.claim.is_none() {
+                "this one is not ready to".to_owned()
+            } else if self.lease_lost(now).is_some() {
+                "the Lease can't be read or written".to_owned()
+            } else {
+                "it is being found out".to_owned()
+            }),
+        }
+    }
+
     /// Other gateways that are heard, by Node, and whether both sides hear each other.
     pub fn heard(&self, now: Time) -> impl Iterator<Item = (&str, bool)> {
         self.mesh
@@ -216,6 +235,7 @@ impl Election {
                 if self.claim.as_ref() != Some(&claim) {
                     self.claim = Some(claim);
                     self.mesh.hurry(now);
+                    self.lease.next_at = self.lease.next_at.min(now);
                 }
             }
             // A refusal is counted, and that is all.
@@ -411,7 +431,8 @@ impl Election {
 
     /// One that ends and finds no successor ends all the same.
     fn withdraw(&mut self, now: Time) {
-        if self.leaving.is_some_and(|since| since + HAND_OVER <= now) {
+        let over = |since| since + HAND_OVER <= now || !self.mesh.has_gateways();
+        if self.leaving.is_some_and(over) {
             self.end(now);
         }
     }

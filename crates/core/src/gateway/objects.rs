@@ -127,7 +127,7 @@ pub(super) fn ordered(mut changes: Vec<ObjectChange>) -> Vec<ObjectChange> {
         ObjectChange::Put(o) if o.key.kind == Kind::Cluster => 0,
         ObjectChange::Put(_) => 1,
         ObjectChange::Delete(key) if key.kind == Kind::Cluster => 3,
-        ObjectChange::Delete(_) => 2,
+        ObjectChange::Delete(_) | ObjectChange::Supersede { .. } => 2,
     });
     changes
 }

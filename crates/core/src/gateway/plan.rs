@@ -16,6 +16,7 @@ use super::health::Health;
 use super::objects::{
     changes, from_broker, is_foreign_copy, is_own_on_broker, ordered, texts, to_broker,
 };
+use super::turns::{Standing, in_turn, superseded};
 use super::{Device, State, public};
 use crate::driver::Driver;
 use crate::local::{Underlay, cni_address, every_link, routers, seen, underlay};
@@ -38,6 +39,10 @@ pub struct Plan {
     pub discovery: Option<discovery::Wanted>,
     /// Whom to ask for the public address.
     pub public: public::Ask,
+    /// What the election needs to know; `None` while that is not known.
+    pub election: Option<super::turns::Known>,
+    /// Whether this gateway carries the traffic; `None` while that is not known.
+    pub active: Option<bool>,
     /// Whom to ping.
     pub health: BTreeSet<health::Target>,
     /// Its Gateway object, without the time.
@@ -65,11 +70,19 @@ impl State {
         }
         let own = self.own(&mut conditions);
         let ask = self.ask(&mut conditions);
+        conditions.extend(self.standing_condition());
         let (local, broker) = self.objects(own.as_ref(), &copies);
+        let active = match self.standing {
+            Standing::Unknown(_) => None,
+            Standing::Standby => Some(false),
+            Standing::Active(_) => Some(true),
+        };
         let mut plan = Plan {
             local,
             broker,
             public: ask,
+            election: self.for_election(own.as_ref()),
+            active,
             ..Plan::default()
         };
         if let (Some(own), true) = (&own, self.endpoints.is_known()) {
@@ -82,30 +95,40 @@ impl State {
             plan.discovery = Some(self.discovery(own, &remotes));
             let known = self.cable(own, &remotes, &mut plan);
             conditions.append(&mut plan.conditions);
-            if self.settings.health_check {
+            // What others send goes by way of the gateway that carries the traffic.
+            if self.settings.health_check && active == Some(true) {
                 plan.health = health::targets(&remotes, &self.settings.cluster_cidrs);
             }
             conditions.extend(health::conditions(&plan.health, &self.health));
             let status = GatewayStatus {
                 version: self.settings.version.clone(),
-                ha_status: HaStatus::Active,
+                ha_status: if active == Some(true) {
+                    HaStatus::Active
+                } else {
+                    HaStatus::Passive
+                },
                 local_endpoint: own.spec.clone(),
                 status_failure: condition::text(&conditions),
-                connections: cable::connections(
-                    &own.underlays,
-                    &remotes,
-                    &known,
-                    &self.paths,
-                    &Health {
-                        enabled: self.settings.health_check,
-                        results: &self.health,
-                    },
-                ),
+                // Of a passive one Submariner tells none.
+                connections: if active == Some(true) {
+                    cable::connections(
+                        &own.underlays,
+                        &remotes,
+                        &known,
+                        &self.paths,
+                        &Health {
+                            enabled: self.settings.health_check,
+                            results: &self.health,
+                        },
+                    )
+                } else {
+                    Vec::new()
+                },
             };
             let name = valid_name(&self.settings.hostname);
-            plan.gateway = Some(
-                Object::new(Kind::Gateway, &self.settings.namespace, &name).with("status", &status),
-            );
+            plan.gateway = active.map(|_| {
+                Object::new(Kind::Gateway, &self.settings.namespace, &name).with("status", &status)
+            });
         }
         conditions.sort_by(|a, b| b.severity.cmp(&a.severity).then_with(|| a.cmp(b)));
         conditions.dedup();
@@ -136,13 +159,9 @@ impl State {
         }
         let keys = wireguard::keys(device.public_key, remotes);
         plan.wanted = wireguard::wanted(host, &own.underlays, device, self.tunnels.held);
-        plan.tunnels = Some(wireguard::tunnels(
-            &own.underlays,
-            remotes,
-            &self.paths,
-            &keys,
-            port,
-        ));
+        plan.tunnels = plan.active.map(|carries| {
+            wireguard::tunnels(&own.underlays, remotes, &self.paths, &keys, port, carries)
+        });
         Known::WireGuard {
             keys,
             tunnels: &self.tunnels.peers,
@@ -321,10 +340,13 @@ impl State {
         copies: &Copies,
     ) -> (Vec<ObjectChange>, Vec<ObjectChange>) {
         let s = &self.settings;
-        let Some(own) = own else {
+        // Who carries no traffic writes nothing, and removes nothing.
+        let (Some(own), Some(turn)) = (own, self.own_turn()) else {
             return (Vec::new(), Vec::new());
         };
-        let (cluster, endpoint) = (self.own_cluster(), self.own_endpoint(own));
+        let cluster = self.own_cluster();
+        let endpoint = in_turn(self.own_endpoint(own), &turn);
+        let name = endpoint.key.name.clone();
         let on_broker = |object| [to_broker(object, &s.broker_namespace, &s.cluster)];
         let mut broker = changes(
             &self.broker_clusters,
@@ -336,8 +358,11 @@ impl State {
             &self.broker_endpoints,
             &on_broker(&endpoint),
             &self.stored,
-            |e| is_own_on_broker(e, &s.cluster),
+            |_| false,
         ));
+        broker.extend(superseded(&self.broker_endpoints, &name, &turn, |e| {
+            is_own_on_broker(e, &s.cluster)
+        }));
         // Copies of other clusters stay as they are while the broker has not been heard.
         let clusters_heard = self.broker_clusters.is_known();
         let endpoints_heard = self.broker_endpoints.is_known();
@@ -351,11 +376,11 @@ impl State {
             &self.endpoints,
             &with(endpoint, &copies.endpoints),
             &self.stored,
-            |e| {
-                let predecessor = e.parsed.as_ref().is_ok_and(|p| p.cluster == s.cluster);
-                predecessor || (endpoints_heard && is_foreign_copy(e, &s.cluster))
-            },
+            |e| endpoints_heard && is_foreign_copy(e, &s.cluster),
         ));
+        local.extend(superseded(&self.endpoints, &name, &turn, |e| {
+            e.parsed.as_ref().is_ok_and(|p| p.cluster == s.cluster)
+        }));
         (ordered(local), ordered(broker))
     }
 

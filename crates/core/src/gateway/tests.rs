@@ -3,6 +3,7 @@
 mod adopted;
 mod discovery;
 mod health;
+mod turns;
 mod wireguard;
 
 use std::collections::BTreeMap;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use strait_api::gateway::{ConnectionStatus, GatewayStatus};
 use strait_api::names::{ANNOTATION_VTEP_MAC, CABLE_VXLAN, LABEL_CLUSTER_ID};
-use strait_api::{EndpointSpec, Kind};
+use strait_api::{EndpointSpec, Kind, Term};
 use strait_host::{Address, Link, LinkKind, Mac, Scope};
 
 use super::*;
@@ -75,10 +76,15 @@ fn state() -> State {
         Input::BrokerEndpoints(empty()),
         Input::Nodes(Event::Reset([("gw".to_owned(), Ok(node))].into())),
         Input::Host(Arc::new(host())),
+        active(1),
     ] {
         s.apply(input, at(0));
     }
     s
+}
+
+fn active(lease: u64) -> Input {
+    Input::Standing(Standing::Active(Term { lease, ballot: 0 }))
 }
 
 fn at(seconds: u64) -> Time {
@@ -128,7 +134,9 @@ fn settle_local(s: &mut State) {
                 let parsed = Cluster::parse(&object);
                 Input::Clusters(Event::Applied(name, Ok(Entry { object, parsed })))
             }
-            (Kind::Endpoint, ObjectChange::Delete(_)) => Input::Endpoints(Event::Deleted(name)),
+            (Kind::Endpoint, ObjectChange::Delete(_) | ObjectChange::Supersede { .. }) => {
+                Input::Endpoints(Event::Deleted(name))
+            }
             (_, _) => Input::Clusters(Event::Deleted(name)),
         };
         s.apply(input, at(1));
@@ -359,34 +367,6 @@ fn a_broker_that_is_away_takes_nothing_down() {
         plan.conditions
             .iter()
             .any(|c| c.name == "BrokerUnreachable" && c.message.contains("refused"))
-    );
-}
-
-#[test]
-fn a_predecessors_endpoint_goes() {
-    let mut s = state();
-    let mut old = remote("east", "east", "vxlan", "10.1.0.0/16");
-    old.object.labels.clear();
-    old.object.key.namespace = "ns".into();
-    s.apply(
-        Input::Endpoints(Event::Applied("east-cable".into(), Ok(old.clone()))),
-        at(1),
-    );
-    assert!(
-        s.plan()
-            .local
-            .iter()
-            .any(|c| matches!(c, ObjectChange::Delete(key) if key.name == "east-cable"))
-    );
-    old.object
-        .labels
-        .insert(LABEL_CLUSTER_ID.into(), "east".into());
-    arrive(&mut s, &old);
-    assert!(
-        s.plan()
-            .broker
-            .iter()
-            .any(|c| matches!(c, ObjectChange::Delete(key) if key.name == "east-cable"))
     );
 }
 

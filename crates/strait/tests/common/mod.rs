@@ -10,6 +10,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use serde_json::Value;
 use strait_lab::matrix::{Tried, Way, render};
 use strait_lab::{Lab, Options, Role};
 
@@ -44,6 +45,16 @@ pub(crate) fn assert_all_good(lab: &Lab, ways: &[Way]) {
         .collect();
     let bad: Vec<Tried> = tried.into_iter().filter(|one| !one.good()).collect();
     assert!(bad.is_empty(), "\n{}", render(&bad));
+}
+
+/// Ends a gateway and starts one on another node, which need not wait until the first one's Lease has run out: it is removed.
+pub(crate) fn move_gateway(lab: &Lab, from: &str, to: &str) {
+    let (cluster, _) = from.split_once('-').expect("a node's name");
+    let lease = "/apis/coordination.k8s.io/v1/namespaces/submariner-operator/leases/submariner-gateway-lock";
+    lab.kill(from, Role::Gateway).expect("it ends");
+    lab.api(cluster, "DELETE", lease, &Value::Null)
+        .expect("it is removed");
+    lab.restart(to, Role::Gateway).expect("it starts");
 }
 
 /// The process number of a node's route agent, which must be alive.

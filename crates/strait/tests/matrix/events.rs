@@ -13,6 +13,7 @@ use strait_lab::{Cni, CniChange, Family, Lab, Role};
 use super::firewalls::{self, Flavour};
 use super::flows::Flow;
 use super::{PATIENCE, all_good, host_ways, load, other, run, shell, soon_good, word};
+use crate::common::move_gateway;
 
 const GATEWAY: &str = "east-1";
 const WORKER: &str = "east-2";
@@ -246,8 +247,7 @@ fn flushed(lab: &Lab) {
 
 fn gateway_moved(lab: &Lab) {
     for (from, to) in [(GATEWAY, WORKER), (WORKER, GATEWAY)] {
-        lab.kill(from, Role::Gateway).expect("it ends");
-        lab.restart(to, Role::Gateway).expect("it starts");
+        move_gateway(lab, from, to);
         wait_for_gateway(lab, to);
         soon_good(lab, &ways(lab.topology()));
     }

@@ -112,18 +112,19 @@ pub(in crate::gateway) fn reach(
         .or_else(|| all().next())
 }
 
-/// What the device is to have.
+/// What the device is to have. Who does not carry the traffic has sessions with all peers, and lets nothing through.
 pub(in crate::gateway) fn tunnels(
     underlays: &BTreeMap<Family, Underlay>,
     remotes: &[Remote<'_>],
     paths: &Paths,
     keys: &Keys<'_>,
     port: u16,
+    carries: bool,
 ) -> WireGuard {
     let families: BTreeSet<Family> = underlays.keys().copied().collect();
     let peers = remotes.iter().filter_map(|remote| {
         let key = *keys.get(&remote.endpoint.cluster)?.as_ref().ok()?;
-        let usable = |net: &&IpNet| families.contains(&Family::of_net(net));
+        let usable = |net: &&IpNet| carries && families.contains(&Family::of_net(net));
         let at = |path: Path| SocketAddr::new(path.ip, remote.endpoint.udp_port);
         let peer = Peer {
             endpoint: reach(underlays, remote.endpoint, paths).map(at),

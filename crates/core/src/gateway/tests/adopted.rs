@@ -32,14 +32,14 @@ fn starts_with(host: Host) -> State {
     let mut s = State::new(settings());
     let node = Node {
         internal_ips: vec!["172.30.1.11".parse().unwrap()],
-        clamp_mss: None,
-        gateway: strait_api::node::GatewayHints::default(),
+        ..Node::default()
     };
     for input in [
         Input::Clusters(empty()),
         Input::Endpoints(empty()),
         Input::Nodes(Event::Reset([("gw".to_owned(), Ok(node))].into())),
         Input::Host(Arc::new(host)),
+        active(1),
     ] {
         s.apply(input, at(0));
     }
@@ -52,7 +52,7 @@ fn macs(s: &State) -> ([u8; 6], Option<String>) {
     let mac = plan.wanted.links.get().unwrap()[CABLE_VXLAN].mac.unwrap();
     let mut published = plan.local.iter().filter_map(|change| match change {
         ObjectChange::Put(o) if o.key.kind == Kind::Endpoint => Some(o),
-        ObjectChange::Put(_) | ObjectChange::Delete(_) => None,
+        ObjectChange::Put(_) | ObjectChange::Delete(_) | ObjectChange::Supersede { .. } => None,
     });
     let endpoint = published.next().unwrap();
     (

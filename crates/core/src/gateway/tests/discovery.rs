@@ -52,7 +52,7 @@ fn forwarded(s: &State) -> Vec<String> {
 fn endpoint(s: &State) -> EndpointSpec {
     let put = s.plan().broker.into_iter().find_map(|change| match change {
         ObjectChange::Put(object) if object.key.kind == Kind::Endpoint => Some(object),
-        ObjectChange::Put(_) | ObjectChange::Delete(_) => None,
+        ObjectChange::Put(_) | ObjectChange::Delete(_) | ObjectChange::Supersede { .. } => None,
     });
     put.unwrap().section("spec").unwrap()
 }

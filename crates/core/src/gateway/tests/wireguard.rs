@@ -67,7 +67,7 @@ fn what_it_publishes_is_what_upstream_reads() {
     let plan = gateway().plan();
     let endpoint = plan.local.iter().find_map(|change| match change {
         ObjectChange::Put(object) if object.key.kind == Kind::Endpoint => Some(object.clone()),
-        ObjectChange::Put(_) | ObjectChange::Delete(_) => None,
+        ObjectChange::Put(_) | ObjectChange::Delete(_) | ObjectChange::Supersede { .. } => None,
     });
     let spec: EndpointSpec = endpoint.unwrap().section("spec").unwrap();
     assert_eq!(spec.backend, "wireguard");

@@ -43,7 +43,7 @@ fn settle(s: &mut State, there: &mut There) -> usize {
                     there.insert(name.clone(), entry(object.clone()));
                     Event::Applied(name, Ok(entry(object)))
                 }
-                ObjectChange::Delete(_) => {
+                ObjectChange::Delete(_) | ObjectChange::Supersede { .. } => {
                     assert!(there[&name].object.is_ours(), "{name}");
                     there.remove(&name);
                     Event::Deleted(name)

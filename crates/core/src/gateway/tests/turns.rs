@@ -1,0 +1,156 @@
+//! Several gateways of a cluster: who writes what, and what may go when.
+
+use strait_api::gateway::HaStatus;
+
+use super::*;
+use crate::hello::Turn;
+
+const OWN: &str = "east-submariner-cable-east-172-30-1-11";
+
+fn term(lease: u64) -> Term {
+    Term { lease, ballot: 0 }
+}
+
+/// The Endpoint of another gateway of this cluster.
+fn sibling(lease: Option<u64>) -> Entry<Endpoint> {
+    let mut old = remote("east", "east", "vxlan", "10.1.0.0/16").object;
+    old.labels.clear();
+    old.key.namespace = "ns".into();
+    if let Some(lease) = lease {
+        let text = term(lease).to_string();
+        old.annotations.insert("strait.io/term".into(), text);
+    }
+    let parsed = Endpoint::parse(&old);
+    Entry {
+        object: old,
+        parsed,
+    }
+}
+
+fn with_sibling(lease: Option<u64>) -> State {
+    let mut s = state();
+    let entry = sibling(lease);
+    let event = Event::Applied("east-cable".into(), Ok(entry.clone()));
+    s.apply(Input::Endpoints(event), at(1));
+    let mut entry = entry;
+    let labels = &mut entry.object.labels;
+    labels.insert(LABEL_CLUSTER_ID.into(), "east".into());
+    arrive(&mut s, &entry);
+    s
+}
+
+/// Names of Endpoints that are to be written, and of those that are to go.
+fn endpoints(changes: &[ObjectChange]) -> (Vec<&str>, Vec<&str>) {
+    let of_endpoints = changes.iter().filter(|c| c.key().kind == Kind::Endpoint);
+    let (puts, rest): (Vec<_>, Vec<_>) =
+        of_endpoints.partition(|c| matches!(c, ObjectChange::Put(_)));
+    (
+        puts.into_iter().map(|c| c.key().name.as_str()).collect(),
+        rest.into_iter().map(|c| c.key().name.as_str()).collect(),
+    )
+}
+
+/// The own Endpoint is on the broker, as it is wanted now.
+fn settle_broker(s: &mut State) {
+    for change in s.plan().broker {
+        if let ObjectChange::Put(object) = change
+            && object.key.kind == Kind::Endpoint
+        {
+            let parsed = Endpoint::parse(&object);
+            arrive(s, &Entry { object, parsed });
+        }
+    }
+}
+
+#[test]
+fn a_predecessors_endpoint_goes_once_the_own_one_stands() {
+    for older in [None, Some(0), Some(1)] {
+        let mut s = with_sibling(older);
+        let plan = s.plan();
+        for changes in [&plan.local, &plan.broker] {
+            assert_eq!(endpoints(changes), (vec![OWN], vec![]), "{older:?}");
+        }
+        settle_local(&mut s);
+        assert_eq!(endpoints(&s.plan().broker), (vec![OWN], vec![]));
+        settle_broker(&mut s);
+        let plan = s.plan();
+        for changes in [&plan.local, &plan.broker] {
+            let goes = (vec![], vec!["east-cable"]);
+            // Of one term the host name decides: "x" comes after "gw".
+            let expected = if older == Some(1) {
+                (vec![], vec![])
+            } else {
+                goes
+            };
+            assert_eq!(endpoints(changes), expected, "{older:?}");
+        }
+    }
+}
+
+#[test]
+fn an_endpoint_of_a_newer_turn_is_not_touched_and_the_election_hears_of_it() {
+    let mut s = with_sibling(Some(7));
+    settle_local(&mut s);
+    settle_broker(&mut s);
+    let plan = s.plan();
+    assert_eq!(endpoints(&plan.local), (vec![], vec![]));
+    assert_eq!(endpoints(&plan.broker), (vec![], vec![]));
+    let newer = Turn {
+        term: term(7),
+        holder: "x".into(),
+    };
+    assert_eq!(plan.election.unwrap().seen, Some(newer));
+}
+
+#[test]
+fn a_standby_writes_nothing_but_its_gateway_and_keeps_its_cable() {
+    let mut s = with_sibling(Some(7));
+    arrive(&mut s, &remote("west", "west", "vxlan", "10.2.0.0/16"));
+    let active = s.plan();
+    for standing in [Standing::Standby, Standing::Unknown("why".into())] {
+        s.apply(Input::Standing(standing.clone()), at(2));
+        let plan = s.plan();
+        assert!(plan.local.is_empty() && plan.broker.is_empty());
+        assert_eq!(plan.wanted, active.wanted, "{standing:?}");
+        assert!(plan.health.is_empty());
+        match standing {
+            Standing::Standby => {
+                let status: GatewayStatus = plan.gateway.unwrap().section("status").unwrap();
+                assert_eq!(status.ha_status, HaStatus::Passive);
+                assert_eq!(status.connections, []);
+                assert_eq!(plan.active, Some(false));
+            }
+            _ => {
+                assert_eq!((plan.gateway, plan.active), (None, None));
+                let named = plan.conditions.iter().map(|c| (c.name, c.message.as_str()));
+                assert!(
+                    named.into_iter().any(|(name, message)| {
+                        name == "InputsUnknown" && message.contains("why")
+                    })
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn it_can_be_elected_once_it_knows_what_to_say_and_what_is_published() {
+    let mut s = State::new(settings());
+    assert_eq!(s.plan().election, None);
+    let node = Node {
+        internal_ips: vec!["172.30.1.11".parse().unwrap()],
+        may_be_gateway: true,
+        ..Node::default()
+    };
+    let nodes = [("gw".to_owned(), Ok(node))].into();
+    s.apply(Input::Nodes(Event::Reset(nodes)), at(0));
+    s.apply(Input::Host(Arc::new(host())), at(0));
+    let known = s.plan().election.unwrap();
+    assert_eq!(known.ready, None, "the Endpoints are not known");
+    let own: std::net::IpAddr = "172.30.1.11".parse().unwrap();
+    assert_eq!(known.nodes["gw"], (vec![own], true));
+    s.apply(Input::Endpoints(empty()), at(0));
+    let claim = s.plan().election.unwrap().ready.unwrap();
+    assert_eq!(claim.addresses, [own]);
+    assert_eq!(claim.interface, CABLE_VXLAN);
+}

@@ -1,0 +1,191 @@
+//! The election as a thread: the direct watch's sockets, and the Lease. It has a thread of its own, lest a pass of the main loop
+//! be taken for silence.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use kube::Client;
+use strait_core::Time;
+use strait_core::gateway::election::Answered;
+use strait_core::gateway::election::{Election, Input, LeaseOperation, Output, Settings};
+use strait_core::gateway::{self, Known, Standing};
+use strait_core::hello::Refusal;
+use strait_daemon::hello::{Dropped, Finding, Sockets, random, secrets};
+use strait_daemon::{Drain, Metrics, lease};
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep_until;
+
+/// How long the loop sleeps at most.
+const LONG: Duration = Duration::from_secs(3600);
+
+/// Takes part in the election of this cluster, with what was sent last, until the process ends; what comes of it is an input of
+/// `to`. When `drain` ends it hands over, then ends `over`.
+///
+/// # Errors
+/// If there can be no such thread.
+pub(crate) fn start(
+    settings: Settings,
+    client: &Client,
+    namespace: &str,
+    metrics: &Metrics,
+    drain: &Drain,
+    over: &Drain,
+    to: mpsc::Sender<gateway::Input>,
+) -> anyhow::Result<watch::Sender<Option<Known>>> {
+    let (known, orders) = watch::channel(None);
+    let (standing, mut told) = watch::channel(Standing::default());
+    let limit = settings.renew_deadline;
+    let (operations, answers) = lease::start(client.clone(), namespace, limit, metrics.clone());
+    let member = Member {
+        sockets: Sockets::new(settings.port, metrics.clone()),
+        dropped: Dropped::new(metrics.clone()),
+        election: Election::new(settings, random()),
+        begun: Instant::now(),
+        operations,
+        standing,
+    };
+    let secrets = secrets(client.clone(), namespace, Finding::OrMake);
+    let (drain, over) = (drain.clone(), over.clone());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("a runtime for the election")?;
+    std::thread::Builder::new()
+        .name("election".to_owned())
+        .spawn(move || {
+            runtime.block_on(member.run(orders, answers, secrets, &drain));
+            over.end();
+        })
+        .context("a thread for the election")?;
+    tokio::spawn(async move {
+        while told.changed().await.is_ok() {
+            let standing = told.borrow_and_update().clone();
+            if to.send(gateway::Input::Standing(standing)).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(known)
+}
+
+struct Member {
+    election: Election,
+    sockets: Sockets,
+    dropped: Dropped,
+    begun: Instant,
+    operations: mpsc::UnboundedSender<LeaseOperation>,
+    standing: watch::Sender<Standing>,
+}
+
+impl Member {
+    async fn run(
+        mut self,
+        mut orders: watch::Receiver<Option<Known>>,
+        mut answers: mpsc::UnboundedReceiver<Answered>,
+        mut secrets: mpsc::UnboundedReceiver<Vec<u8>>,
+        drain: &Drain,
+    ) {
+        let mut leaving = false;
+        let mut known = Known::default();
+        loop {
+            let next = self.election.deadline().map(|Time(at)| self.begun + at);
+            let wake = [next, self.sockets.retry_at()].into_iter().flatten().min();
+            tokio::select! {
+                changed = orders.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let new = orders.borrow_and_update().clone();
+                    if let Some(new) = new {
+                        self.learn(&known, &new);
+                        known = new;
+                    }
+                }
+                Some(answered) = answers.recv() => self.feed(Input::Lease(answered)),
+                Some(secret) = secrets.recv() => self.feed(Input::Secret(secret)),
+                () = drain.ended(), if !leaving => {
+                    leaving = true;
+                    self.feed(Input::Leave);
+                }
+                () = self.sockets.readable() => {}
+                () = sleep_until(wake.unwrap_or_else(|| Instant::now() + LONG).into()) => {}
+            }
+            self.sockets.open();
+            self.receive();
+            self.feed(Input::Tick);
+            self.tell();
+            if self.election.is_over(self.now()) {
+                return;
+            }
+        }
+    }
+
+    fn now(&self) -> Time {
+        Time(self.begun.elapsed())
+    }
+
+    /// The turns that are told of come first: whoever is ready may begin one.
+    fn learn(&mut self, old: &Known, new: &Known) {
+        if new.nodes != old.nodes {
+            let own = new.nodes.values().flat_map(|(addresses, _)| addresses);
+            self.sockets.want(own);
+            self.feed(Input::Nodes(new.nodes.clone()));
+        }
+        if let Some(seen) = new.seen.clone().filter(|_| new.seen != old.seen) {
+            self.feed(Input::Seen(seen));
+        }
+        if let Some(ready) = new.ready.clone().filter(|_| new.ready != old.ready) {
+            self.feed(Input::Ready(ready));
+        }
+    }
+
+    fn receive(&mut self) {
+        let mut arrived = Vec::new();
+        self.sockets.receive(|bytes, from, near| {
+            arrived.push(if near {
+                Input::Datagram(bytes.to_vec(), from)
+            } else {
+                Input::Refused(Refusal::TooFar)
+            });
+        });
+        for input in arrived {
+            self.feed(input);
+        }
+    }
+
+    fn feed(&mut self, input: Input) {
+        for output in self.election.apply(input, self.now()) {
+            match output {
+                Output::Send(datagram) => self.sockets.send(&datagram),
+                Output::Lease(operation) => {
+                    // Who is gone has ended the process.
+                    let _ = self.operations.send(operation);
+                }
+            }
+        }
+    }
+
+    fn tell(&mut self) {
+        self.dropped.tell(self.election.refused());
+        let standing = self.election.standing(self.now());
+        let newest = self.election.newest();
+        self.standing.send_if_modified(|told| {
+            let changed = *told != standing;
+            if changed {
+                let kind = |s: &Standing| match s {
+                    Standing::Unknown(_) => None,
+                    Standing::Standby => Some("standby"),
+                    Standing::Active(_) => Some("active"),
+                };
+                if let Some(kind) = kind(&standing) {
+                    let (holder, term) = newest.map_or_else(Default::default, |n| {
+                        (n.holder.as_str(), n.term.to_string())
+                    });
+                    tracing::info!(holder, term, "this gateway is {kind}");
+                }
+                told.clone_from(&standing);
+            }
+            changed
+        });
+    }
+}
