@@ -9,13 +9,17 @@ use std::time::{Duration, Instant};
 
 use common::joined;
 use serde_json::Value;
-use strait_lab::{CniChange, Lab, Options, Role};
+use strait_lab::{Cni, CniChange, Lab, Options, Probe, Role};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const OBJECTS: &str = "/apis/submariner.io/v1/namespaces/submariner-operator";
 const INTERVAL_MS: u64 = 200;
 
 fn quick(purpose: &str, more: &[(&str, &str)]) -> Lab {
+    quick_over(purpose, more, Options::default().cnis)
+}
+
+fn quick_over(purpose: &str, more: &[(&str, &str)], cnis: Vec<Cni>) -> Lab {
     let interval = INTERVAL_MS.to_string();
     let environment = [("STRAIT_HEALTHCHECK_INTERVAL_MS", interval.as_str())];
     let environment = environment.iter().chain(more);
@@ -23,6 +27,7 @@ fn quick(purpose: &str, more: &[(&str, &str)]) -> Lab {
         purpose,
         Options {
             nodes: 2,
+            cnis,
             environment: environment
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
                 .collect(),
@@ -218,4 +223,27 @@ fn health_checks_that_are_switched_off_send_nothing_and_say_so() {
     assert_eq!(connection["endpoint"]["healthCheckIP"], Value::Null);
     let text = metrics(&lab, "east-1", Role::Gateway);
     assert!(!text.contains("strait_health_connected{"), "{text}");
+}
+
+#[test]
+fn where_no_host_has_a_cni_address_the_other_cluster_is_not_said_to_be_away() {
+    let lab = quick_over("no-source", &[], vec![Cni::Routed, Cni::Bridge]);
+    let probe = Probe::tcp("east-2-a", "west-2-a");
+    lab.probe_until(&probe, PATIENCE, |_| true).expect("pods");
+    let none = until("none", || remote_endpoint(&lab, "east-2"), is("none"));
+    let why = none["statusMessage"].as_str().expect("a text");
+    assert!(why.contains("CNI address"), "{why}");
+    // Longer than it takes to tell an error.
+    let end = Instant::now() + Duration::from_millis(15 * INTERVAL_MS);
+    while Instant::now() < end {
+        for (node, role) in [("east-1", Role::Gateway), ("east-2", Role::RouteAgent)] {
+            let page = lab.page(node, role, "/readyz").expect("a page");
+            assert!(!page.contains("RemoteUnreachable"), "{page}");
+            assert!(page.contains("CniInterfaceNotFound"), "{page}");
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let connection = connection(&lab, "east-1");
+    assert_eq!(connection["status"], "connected");
+    assert_eq!(connection["latencyRTT"], Value::Null);
 }

@@ -1,5 +1,7 @@
 //! Health checks of other clusters' gateways, as the Gateway object tells of them.
 
+use std::collections::BTreeSet;
+
 use strait_api::gateway::{Connection, ConnectionStatus};
 use strait_host::Family;
 
@@ -10,6 +12,8 @@ use crate::remote::Remote;
 pub(super) struct Health<'a> {
     /// Whether they are pinged.
     pub enabled: bool,
+    /// In which families this host has an address that they can answer.
+    pub answerable: &'a BTreeSet<Family>,
     /// What came of it.
     pub results: &'a Results,
 }
@@ -27,7 +31,8 @@ impl Health<'_> {
             return connection;
         };
         let report = match &target {
-            Ok(target) => self.results.get(target),
+            Ok(target) if self.answerable.contains(&family) => self.results.get(target),
+            Ok(_) => None,
             Err(why) => {
                 connection.status = ConnectionStatus::Error;
                 connection.status_message.clone_from(why);

@@ -98,6 +98,7 @@ impl State {
             // What others send goes by way of the gateway that carries the traffic.
             if self.settings.health_check && active == Some(true) {
                 plan.health = health::targets(&remotes, &self.settings.cluster_cidrs);
+                plan.health.retain(|t| own.answerable.contains(&t.family));
             }
             conditions.extend(health::conditions(&plan.health, &self.health));
             let status = GatewayStatus {
@@ -118,6 +119,7 @@ impl State {
                         &self.paths,
                         &Health {
                             enabled: self.settings.health_check,
+                            answerable: &own.answerable,
                             results: &self.health,
                         },
                     )
@@ -208,6 +210,7 @@ impl State {
             .collect();
         let mut underlays = BTreeMap::new();
         let mut health_check_ips = Vec::new();
+        let mut answerable = BTreeSet::new();
         for family in families {
             let internal = node.and_then(|n| n.internal_ip(family == Family::V6));
             let Some(underlay) = underlay(host, family, internal, &every_link()) else {
@@ -228,10 +231,11 @@ impl State {
                 &BTreeSet::new(),
             ) {
                 health_check_ips.push(cni.ip);
+                answerable.insert(family);
             } else {
                 let message = format!(
                     "Error discovering the CNI interface: no {family} address in {} on an interface that is up; interfaces seen: {}; \
-                     no health check address is published until one appears",
+                     no health check address is published, and none is pinged, until one appears",
                     texts(&s.cluster_cidrs).join(", "),
                     seen(host, family, &every_link())
                 );
@@ -246,6 +250,7 @@ impl State {
         let spec = self.spec(&underlays, first, &health_check_ips, device);
         Some(Own {
             underlays,
+            answerable,
             device,
             mac,
             spec,
@@ -494,6 +499,8 @@ pub fn tell(object: &mut Object, conditions: &[Condition]) {
 /// What this gateway publishes of itself.
 pub(super) struct Own {
     pub underlays: BTreeMap<Family, Underlay>,
+    /// In which families this host has a CNI address: other clusters answer no other.
+    answerable: BTreeSet<Family>,
     /// That of a WireGuard cable.
     device: Option<Device>,
     mac: Mac,

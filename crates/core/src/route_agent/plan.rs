@@ -84,7 +84,7 @@ impl State {
             .map(|f| self.family_view(host, f, &remotes))
             .collect();
         conditions.extend(self.path_conditions(host, &families));
-        let mut health = self.health_targets(&remotes);
+        let mut health = self.health_targets(&remotes, &families);
         health.extend(families.iter().flat_map(|v| self.self_test_targets(v)));
         conditions.extend(health::conditions(&health, &self.health));
         let (pools, problem) = self.pool_changes(&remotes);
@@ -474,7 +474,7 @@ impl State {
             status: RouteAgentStatus {
                 version: self.settings.version.clone(),
                 status_failure: String::new(),
-                remote_endpoints: self.remote_endpoints(remotes),
+                remote_endpoints: self.remote_endpoints(remotes, families),
                 conditions: Vec::new(),
             },
         };

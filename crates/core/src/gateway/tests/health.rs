@@ -95,3 +95,18 @@ fn nothing_is_pinged_where_there_is_no_address_or_no_wish() {
     assert_eq!(error.status, ConnectionStatus::Error);
     assert!(error.status_message.contains("198.51.100.1"));
 }
+
+#[test]
+fn a_gateway_that_no_other_can_answer_does_not_say_that_they_do_not_answer() {
+    let mut s = with_west("10.2.1.1", "vxlan");
+    hear(&mut s, ConnectionStatus::Error, "Failed");
+    let mut routed = host();
+    routed.addresses.retain(|address| address.link != "cni0");
+    s.apply(Input::Host(Arc::new(routed)), at(3));
+    assert!(s.plan().health.is_empty());
+    assert_eq!(connection(&s).status, ConnectionStatus::Connected);
+    let names: Vec<&str> = s.plan().conditions.iter().map(|c| c.name).collect();
+    assert_eq!(names, ["CniInterfaceNotFound"]);
+    s.apply(Input::Host(Arc::new(host())), at(4));
+    assert_eq!(s.plan().health.len(), 1);
+}

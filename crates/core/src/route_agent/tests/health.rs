@@ -137,6 +137,32 @@ fn who_does_not_ping_says_why() {
     }
 }
 
+/// That this cluster's gateway publishes these addresses for health checks: it has a CNI address.
+fn gateway_with(health: &[&str]) -> Input {
+    let mut e = endpoint("east", GATEWAY, "172.30.1.11", &["10.1.0.0/16"]);
+    e.health_check_ips = health.iter().map(|ip| ip.parse().unwrap()).collect();
+    Input::Endpoints(Event::Applied(e.name.clone(), Ok(e)))
+}
+
+#[test]
+fn a_host_that_no_other_cluster_can_answer_does_not_say_that_they_do_not_answer() {
+    let mut s = worker();
+    s.apply(
+        results(&s, &report(ConnectionStatus::Error, "Failed")),
+        at(2),
+    );
+    s.apply(Input::Host(Arc::new(bare_host("172.30.1.12"))), at(3));
+    assert!(s.plan().health.is_empty());
+    assert!(condition(&s.plan(), "RemoteUnreachable").is_none());
+    let none = told(&s).remove(0);
+    assert_eq!(none.status, ConnectionStatus::None);
+    assert!(none.status_message.contains("CNI address"), "{none:?}");
+    // The gateway lends its own.
+    s.apply(gateway_with(&["10.1.1.1"]), at(4));
+    assert_eq!(s.plan().health.len(), 1);
+    assert_eq!(told(&s)[0].status, ConnectionStatus::Error);
+}
+
 #[test]
 fn an_address_outside_the_remote_subnets_is_not_pinged() {
     // 10.1.0.0/16 is this cluster's, so that it is not routed to the other one.
@@ -158,6 +184,7 @@ fn there_is_one_entry_for_each_family_that_both_clusters_have() {
     );
     assert_eq!((told(&s).len(), s.plan().health.len()), (1, 1));
     s.settings.cluster_cidrs.push(net("fd00:1::/48"));
+    s.apply(gateway_with(&["fd00:1::1"]), at(1));
     assert_eq!((told(&s).len(), s.plan().health.len()), (2, 2));
     let mut half = results(&s, &report(ConnectionStatus::Error, "Failed"));
     if let Input::Health(results) = &mut half {
