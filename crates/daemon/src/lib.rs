@@ -5,6 +5,7 @@
 //!
 //! Nothing here decides anything about networking.
 
+mod aside;
 mod datagram;
 pub mod drain;
 pub mod engine;
@@ -27,6 +28,7 @@ pub mod settings;
 pub mod uninstall;
 pub mod writer;
 
+pub use aside::aside;
 pub use drain::Drain;
 pub use metrics::Metrics;
 pub use readiness::{Heartbeat, Readiness};
