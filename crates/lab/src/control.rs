@@ -36,6 +36,11 @@ pub(crate) enum Request {
         what: String,
         process: Option<Role>,
     },
+    /// SIGKILL for the process that does the work, which comes back as it would in a cluster.
+    Crash {
+        place: String,
+        role: Role,
+    },
     /// SIGSTOP for a process, or all of a node.
     Stop {
         what: String,

@@ -225,6 +225,21 @@ impl Processes {
         Ok(())
     }
 
+    /// Ends the child that does a process's work with SIGKILL; says whether it has one.
+    pub(crate) fn crash(&self, place: &str, role: Role) -> Result<bool> {
+        let key = (place.to_owned(), role);
+        let Some(parent) = self.lock().get(&key).map(|process| process.pid) else {
+            bail!("no {role} on {place}")
+        };
+        let space = netns::find(place)?.inode();
+        let space = space.with_context(|| format!("{place} has no network"))?;
+        let Some(child) = child_of(parent, &format!("net:[{space}]"))? else {
+            return Ok(false);
+        };
+        send(child, Signal::SIGKILL)?;
+        Ok(true)
+    }
+
     /// Makes a process stand still.
     pub(crate) fn pause(&self, place: &str, role: Role) -> Result<()> {
         self.signal(place, role, Signal::SIGSTOP)
@@ -355,6 +370,29 @@ fn send(pid: u32, signal: Signal) -> Result<()> {
 
 /// The numbers, within the lab, of the processes whose network namespace is one of `spaces`.
 fn inhabitants(spaces: &[String]) -> Result<Vec<u32>> {
+    let all = residents(spaces)?.into_iter();
+    Ok(all.map(|resident| resident.pid).collect())
+}
+
+/// The number, within the lab, of a child of the process that has the number `parent` there.
+fn child_of(parent: u32, space: &str) -> Result<Option<u32>> {
+    let all = residents(&[space.to_owned()])?;
+    let parent = all.iter().find(|resident| resident.pid == parent);
+    let child = parent.and_then(|parent| all.iter().find(|one| one.parent == parent.shown));
+    Ok(child.map(|child| child.pid))
+}
+
+/// A process that lives in a network namespace.
+struct Resident {
+    /// Its number within the lab.
+    pid: u32,
+    /// Its number in `/proc`: where that is the machine's, its numbers are not the lab's.
+    shown: u32,
+    /// Its parent's number there.
+    parent: u32,
+}
+
+fn residents(spaces: &[String]) -> Result<Vec<Resident>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").context("cannot read /proc")? {
         let path = entry?.path();
@@ -367,22 +405,17 @@ fn inhabitants(spaces: &[String]) -> Result<Vec<u32>> {
         {
             continue;
         }
-        // Where /proc is the machine's, its numbers are not the lab's: the last of this line is.
         let status = std::fs::read_to_string(path.join("status")).unwrap_or_default();
-        let alive = !status
-            .lines()
-            .any(|line| line.starts_with("State:") && line.contains('Z'));
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("NSpid:"))
-            .unwrap_or_default();
-        if let Some(pid) = line
-            .split_whitespace()
-            .last()
-            .and_then(|pid| pid.parse().ok())
-            .filter(|_| alive)
+        let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+        if line("State:").is_some_and(|state| state.contains('Z')) {
+            continue;
+        }
+        let number = |name: &str| line(name)?.split_whitespace().last()?.parse().ok();
+        // Of those in each namespace that it is in, the last is the lab's.
+        if let (Some(pid), Some(shown), Some(parent)) =
+            (number("NSpid:"), number("Pid:"), number("PPid:"))
         {
-            found.push(pid);
+            found.push(Resident { pid, shown, parent });
         }
     }
     Ok(found)

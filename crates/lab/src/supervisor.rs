@@ -341,6 +341,7 @@ impl Lab {
                 Ok(Value::Null)
             }
             Request::Kill { what, process } => self.told(self.kill(&what, process)),
+            Request::Crash { place, role } => self.told(self.crash(&place, role)),
             Request::Stop { what, process } => self.told(self.stop(&what, process)),
             Request::Trouble { what, trouble } => self.told(self.trouble(&what, &trouble)),
             Request::Heal { what, process } => self.told(self.heal(what.as_deref(), process)),

@@ -177,9 +177,10 @@ impl State {
         let mut sysctls = BTreeMap::new();
         let mut loose = BTreeSet::new();
         let cable = self.cable(families);
+        let driver = self.gateway.as_ref().and_then(|g| g.backend.parse().ok());
         for view in families {
             let mac = self.mac(view.family, families);
-            if let Some((name, link)) = mac.and_then(|mac| routes::link(view, mac)) {
+            if let Some((name, link)) = mac.and_then(|mac| routes::link(view, mac, driver)) {
                 if view.family == Family::V4 {
                     sysctls.insert(format!("net/ipv4/conf/{name}/forwarding"), "1".to_owned());
                     sysctls.insert(

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use strait_api::names::{
     LINK_ALIAS, NODE_VXLAN, NODE_VXLAN_6, NODE_VXLAN_PORT, NODE_VXLAN_VNI, ROUTE_PROTOCOL,
     RULE_UNDERLAY, TABLE_GATEWAY, TABLE_VXLAN_CABLE, UNDERLAY_MARK, VXLAN_OVERHEAD_V4,
-    VXLAN_OVERHEAD_V6,
+    VXLAN_OVERHEAD_V6, WIREGUARD_OVERHEAD_V4, WIREGUARD_OVERHEAD_V6,
 };
 use strait_api::vtep;
 use strait_host::{
@@ -16,6 +16,7 @@ use strait_host::{
 };
 
 use super::view::{FamilyView, Peer};
+use crate::driver::Driver;
 
 /// Metric of the guard under every route to a remote subnet: the worst there is.
 pub(super) const GUARD_METRIC: u32 = u32::MAX;
@@ -40,11 +41,20 @@ pub(super) const fn device(family: Family) -> &'static str {
 }
 
 /// The nodes' VXLAN device. Without `remote`: a change of role touches entries and routes only.
-pub(super) fn link(view: &FamilyView<'_>, mac: Mac) -> Option<(String, Link)> {
+///
+/// Nothing longer than what the cable takes fits it. Where bridges are filtered (`br_netfilter`), the kernel joins a pod's fragments and
+/// cuts them anew as long as the device takes them, whatever the pod was told: over IPv6 they would never fit the next device.
+pub(super) fn link(
+    view: &FamilyView<'_>,
+    mac: Mac,
+    driver: Option<Driver>,
+) -> Option<(String, Link)> {
     let underlay = view.underlay.as_ref()?;
-    let overhead = match view.family {
-        Family::V4 => VXLAN_OVERHEAD_V4,
-        Family::V6 => VXLAN_OVERHEAD_V6,
+    let overhead = match (view.family, driver) {
+        (Family::V4, Some(Driver::WireGuard)) => WIREGUARD_OVERHEAD_V4,
+        (Family::V6, Some(Driver::WireGuard)) => WIREGUARD_OVERHEAD_V6,
+        (Family::V4, Some(Driver::Vxlan) | None) => VXLAN_OVERHEAD_V4,
+        (Family::V6, Some(Driver::Vxlan) | None) => VXLAN_OVERHEAD_V6,
     };
     let link = Link {
         kind: LinkKind::Vxlan(Vxlan {

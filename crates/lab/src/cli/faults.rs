@@ -1,4 +1,4 @@
-//! `strait lab kill`, `stop`, `cut`, `slow`, `lose` and `heal`.
+//! `strait lab kill`, `crash`, `stop`, `cut`, `slow`, `lose` and `heal`.
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -22,6 +22,24 @@ Examples:
   strait lab kill east-1             the node: all its processes end, its links are gone
   strait lab kill broker             its API server; control-east is that of cluster east")]
     Kill(Victim),
+    /// End the process that does an agent's work with SIGKILL, and see it come back
+    #[command(after_help = "\
+A gateway that serves WireGuard itself has a parent that starts it again; others the lab starts again, as a kubelet would.
+
+Examples:
+  strait lab crash east-1 gateway
+  strait lab crash east-2 route-agent")]
+    Crash {
+        #[command(flatten)]
+        lab: Which,
+        /// A node
+        place: String,
+        /// One process of it: route-agent or gateway
+        process: Role,
+        /// Print what is impaired afterwards as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Make a process, or all of a machine, stand still (SIGSTOP)
     #[command(after_help = "\
 Examples:
@@ -129,6 +147,12 @@ pub(super) fn run(fault: &Fault, find: impl Fn(&Which) -> Result<Lab>) -> Result
             find(&victim.lab)?.kill_what(&victim.what, victim.process)?,
             victim.json,
         ),
+        Fault::Crash {
+            lab,
+            place,
+            process,
+            json,
+        } => (find(lab)?.crash(place, *process)?, *json),
         Fault::Stop(victim) => (
             find(&victim.lab)?.stop(&victim.what, victim.process)?,
             victim.json,

@@ -17,6 +17,18 @@ impl Lab {
         self.kill_what(place, Some(role))
     }
 
+    /// Ends the process that does an agent's work with SIGKILL. It comes back at once: by the parent that watches it if it has one, else by
+    /// the lab, as a kubelet would do it.
+    ///
+    /// # Errors
+    /// When there is none, or it can't be started again.
+    pub fn crash(&self, place: &str, role: Role) -> Result<Vec<Impaired>> {
+        self.ask(&Request::Crash {
+            place: place.to_owned(),
+            role,
+        })
+    }
+
     /// Takes a node's power away: its processes end at once, its links are gone.
     ///
     /// # Errors

@@ -23,6 +23,16 @@ impl Lab {
         Ok(())
     }
 
+    /// Only the process that does the work; it comes back.
+    pub(super) fn crash(&self, place: &str, role: Role) -> Result<()> {
+        self.known(place, role)?;
+        if self.processes.crash(place, role)? {
+            return Ok(());
+        }
+        self.processes.stop(place, role, Signal::SIGKILL)?;
+        self.start_again(place, role)
+    }
+
     /// The same, standing still instead.
     pub(super) fn stop(&self, what: &str, process: Option<Role>) -> Result<()> {
         for (place, role) in self.processes_of(what, process)? {

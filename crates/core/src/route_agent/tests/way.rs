@@ -245,6 +245,9 @@ fn over_wireguard_the_device_knows_who_has_what_and_speaks_with_anybody() {
     }
     let rule = plan.wanted.rules.get().unwrap().last().unwrap();
     assert_eq!((rule.priority, rule.table), (150, 150));
+    // What fits the one device fits the other.
+    let links = plan.wanted.links.get().unwrap();
+    assert_eq!(links["vx-submariner"].mtu, 1440);
     // Who speaks is known by the key, wherever it is.
     assert!(!table_of(&plan).sets.contains_key("peers4"));
 }
