@@ -25,6 +25,12 @@ pub const ANNOTATION_VTEP_MAC: &str = "strait.io/vtep-mac";
 /// Annotation of a RouteAgent: the Ethernet address of `vx-submariner-6`, where that is another than the one above.
 pub const ANNOTATION_VTEP_MAC_6: &str = "strait.io/vtep-mac-6";
 
+/// Annotation of an Endpoint on the broker: changes every five minutes while its cluster is there. Submariner writes none.
+pub const ANNOTATION_HEARTBEAT: &str = "strait.io/heartbeat";
+/// Annotation of a cluster's own Cluster, here and on the broker, and of its Endpoints on the broker: which cluster it is, beside the
+/// id that people chose.
+pub const ANNOTATION_CLUSTER_UID: &str = "strait.io/cluster-uid";
+
 /// VXLAN device between the nodes of a cluster, IPv4 underlay.
 pub const NODE_VXLAN: &str = "vx-submariner";
 /// The same with an IPv6 underlay.
