@@ -40,6 +40,11 @@ pub const HELLO_PORT: u16 = 4801;
 pub const LABEL_POD_STATUS: &str = "gateway.submariner.io/status";
 /// Label of a gateway's Pod: the name of its Node (upstream `pod/pod.go`).
 pub const LABEL_POD_NODE: &str = "gateway.submariner.io/node";
+/// Annotation of an Endpoint on the broker: changes every five minutes while its cluster is there. Submariner writes none.
+pub const ANNOTATION_HEARTBEAT: &str = "strait.io/heartbeat";
+/// Annotation of a cluster's own Cluster, here and on the broker, and of its Endpoints on the broker: which cluster it is, beside the
+/// id that people chose.
+pub const ANNOTATION_CLUSTER_UID: &str = "strait.io/cluster-uid";
 
 /// VXLAN device between the nodes of a cluster, IPv4 underlay.
 pub const NODE_VXLAN: &str = "vx-submariner";

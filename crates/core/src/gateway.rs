@@ -5,7 +5,9 @@
 
 mod cable;
 pub mod election;
+mod expiry;
 mod health;
+mod identity;
 mod objects;
 mod outside;
 mod plan;
@@ -18,8 +20,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub use cable::wireguard::{Device, Tunnel, Tunnels};
+pub use expiry::HEARTBEAT;
 use ipnet::IpNet;
-pub use objects::uninstalled;
+pub use objects::{identity, uninstalled};
 pub use plan::{Plan, tell};
 use strait_api::names::{CABLE_VXLAN, CABLE_VXLAN_6, CABLE_WIREGUARD, LINK_ALIAS};
 use strait_api::{Cluster, ClusterId, Endpoint, Node, Object, ObjectKey};
@@ -65,6 +68,8 @@ pub struct Settings {
     pub health_check: bool,
     /// Version of the software, for the Gateway object.
     pub version: String,
+    /// Random: what tells this cluster from others of its id, unless that was chosen before.
+    pub uid: String,
 }
 
 /// An event.
@@ -94,6 +99,8 @@ pub enum Input {
     Public(public::Public),
     /// The whole of this host's networking, read anew.
     Host(Arc<Host>),
+    /// A value of the heartbeat on the broker that is other than all before.
+    Beat(u64),
     /// An object was written: as it was wanted, and as the server has it.
     Stored {
         /// As it was wanted.
@@ -124,6 +131,9 @@ pub struct State {
     /// Ethernet addresses of the cable that a predecessor left, which other gateways have learned.
     learned_macs: BTreeMap<Family, Mac>,
     stored: Written,
+    beat: Option<u64>,
+    expiry: expiry::Expiry,
+    uid: String,
 }
 
 /// Objects as they were wanted when they were written, and as the server had them then.
@@ -134,6 +144,7 @@ impl State {
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         Self {
+            uid: settings.uid.clone(),
             settings,
             clusters: Source::default(),
             endpoints: Source::default(),
@@ -149,6 +160,8 @@ impl State {
             host: None,
             learned_macs: BTreeMap::new(),
             stored: Written::new(),
+            beat: None,
+            expiry: expiry::Expiry::default(),
         }
     }
 }
@@ -178,6 +191,7 @@ impl Machine for State {
             Input::Stored { wanted, stored } => {
                 self.stored.insert(wanted.key.clone(), (wanted, stored));
             }
+            Input::Beat(beat) => self.beat = Some(beat),
             Input::Tick => {}
         }
         self.clusters.tick(now);
@@ -185,6 +199,8 @@ impl Machine for State {
         self.broker_clusters.tick(now);
         self.broker_endpoints.tick(now);
         self.nodes.tick(now);
+        self.recognise();
+        self.look_for_signs_of_life(now);
     }
 
     fn deadline(&self) -> Option<Time> {
@@ -194,6 +210,7 @@ impl Machine for State {
             self.broker_clusters.deadline(),
             self.broker_endpoints.deadline(),
             self.nodes.deadline(),
+            self.expiry.deadline(),
         ]
         .into_iter()
         .flatten()

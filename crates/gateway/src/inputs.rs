@@ -1,13 +1,16 @@
-//! Watches of the cluster's and the broker's API servers, as inputs of the state.
+//! Watches of the cluster's and the broker's API servers, as inputs of the state; and the heartbeat.
+
+use std::time::SystemTime;
 
 use futures::StreamExt;
 use kube::Client;
 use strait_api::{Cluster, Endpoint, Kind, Node};
 use strait_core::Entry;
-use strait_core::gateway::{Input, Settings};
+use strait_core::gateway::{HEARTBEAT, Input, Settings};
 use strait_daemon::engine::forward;
 use strait_daemon::objects::events;
 use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
 
 /// Starts all watches.
 pub(crate) fn start(
@@ -16,6 +19,7 @@ pub(crate) fn start(
     settings: &Settings,
     to: &mpsc::Sender<Input>,
 ) {
+    beat(to.clone());
     let local = Some(settings.namespace.as_str());
     let remote = Some(settings.broker_namespace.as_str());
     let clusters = |client, namespace| {
@@ -34,4 +38,25 @@ pub(crate) fn start(
     forward(endpoints(broker, remote).map(Input::BrokerEndpoints), to);
     let nodes = events(cluster, Kind::Node, None, |o| Node::parse(&o));
     forward(nodes.map(Input::Nodes), to);
+}
+
+/// Beats at once, before anything is published, and then as often as it should.
+fn beat(to: mpsc::Sender<Input>) {
+    let now = || {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        now.unwrap_or_default().as_secs()
+    };
+    // The queue is empty yet.
+    let _ = to.try_send(Input::Beat(now()));
+    tokio::spawn(async move {
+        let mut beats = interval(HEARTBEAT);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        beats.tick().await;
+        loop {
+            beats.tick().await;
+            if to.send(Input::Beat(now())).await.is_err() {
+                return;
+            }
+        }
+    });
 }

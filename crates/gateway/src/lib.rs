@@ -2,6 +2,8 @@
 //! Wiring only: [`inputs`] → `strait_core` → kernel and APIs.
 
 pub mod cable;
+#[cfg(test)]
+mod duplicate;
 mod election;
 mod gauges;
 mod held;

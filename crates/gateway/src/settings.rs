@@ -1,5 +1,6 @@
 //! What the gateway is told at start.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -228,6 +229,7 @@ impl Configuration {
                     air_gapped: air_gapped?.unwrap_or_default(),
                     health_check: health.enabled,
                     version: env!("CARGO_PKG_VERSION").to_owned(),
+                    uid: random(),
                 },
                 kubeconfig: kubeconfig?,
                 admin: admin?,
@@ -271,6 +273,12 @@ fn leadership(s: &mut Settings) -> Result<[Duration; 3], Noted> {
         ));
     }
     Ok([lease, renew, retry])
+}
+
+/// 128 random bits as text.
+fn random() -> String {
+    let bits = || RandomState::new().build_hasher().finish();
+    format!("{:016x}{:016x}", bits(), bits())
 }
 
 /// Where the operator mounts Secrets (upstream `pkg/psk`).

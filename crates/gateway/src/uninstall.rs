@@ -8,8 +8,8 @@ use std::time::Duration;
 use clap::ArgMatches;
 use kube::Client;
 use strait_api::names::NAMESPACE;
-use strait_api::{ClusterId, Kind, ObjectKey, valid_name};
-use strait_core::gateway::{owner, uninstalled};
+use strait_api::{ClusterId, Kind, Object, ObjectKey, valid_name};
+use strait_core::gateway::{identity, owner, uninstalled};
 use strait_daemon::kube::{BrokerSettings, broker_client, cluster_client};
 use strait_daemon::lock::GatewayLock;
 use strait_daemon::member::hostname;
@@ -50,7 +50,9 @@ pub(crate) async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     if done.is_empty() && outcome.is_ok() {
         writeln!(out, "nothing of the gateway was on this node")?;
     }
-    let (local, broker) = tokio::join!(from_cluster(&settings), from_broker(matches));
+    // The cluster knows which objects on the broker are its own, if another has its id.
+    let (local, identity) = from_cluster(&settings).await;
+    let broker = from_broker(matches, identity.as_deref()).await;
     for line in local.into_iter().chain(broker) {
         writeln!(out, "{line}")?;
     }
@@ -58,19 +60,19 @@ pub(crate) async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The Gateway object of this node, and all Clusters and Endpoints.
-async fn from_cluster(settings: &Settings) -> Vec<String> {
+/// The Gateway object of this node, and all Clusters and Endpoints; also this cluster's identity.
+async fn from_cluster(settings: &Settings) -> (Vec<String>, Option<String>) {
     let kubeconfig = settings.raw("KUBECONFIG").filter(|k| !k.is_empty());
     // Whoever calls it by hand may mean the node only.
     if kubeconfig.is_none() && std::env::var_os("KUBERNETES_SERVICE_HOST").is_none() {
-        return Vec::new();
+        return Default::default();
     }
     let namespace = settings.raw("SUBMARINER_NAMESPACE").unwrap_or(NAMESPACE);
     let client = match cluster_client(kubeconfig.map(PathBuf::from).as_deref()).await {
         Ok(client) => client,
         Err(error) => {
             tracing::warn!(%error, "objects in the cluster can't be removed");
-            return Vec::new();
+            return Default::default();
         }
     };
     let gateway = hostname().map(|name| ObjectKey {
@@ -78,18 +80,23 @@ async fn from_cluster(settings: &Settings) -> Vec<String> {
         namespace: namespace.to_owned(),
         name: valid_name(&name),
     });
-    remove("cluster", &client, namespace, None, gateway).await
+    let all = |there: &[Object]| uninstalled(there, None, None);
+    remove("cluster", &client, namespace, all, gateway).await
 }
 
 /// This cluster's objects, if it is told where the broker is.
-async fn from_broker(matches: &ArgMatches) -> Vec<String> {
+async fn from_broker(matches: &ArgMatches, identity: Option<&str>) -> Vec<String> {
     let mut settings = Settings::read(matches, &TABLE);
     let cluster = settings.parse("SUBMARINER_CLUSTERID", str::parse::<ClusterId>);
     let (Ok(broker), Ok(cluster)) = (BrokerSettings::read(&mut settings), cluster) else {
         return Vec::new();
     };
     match broker_client(&broker) {
-        Ok(client) => remove("broker", &client, &broker.namespace, Some(&cluster), None).await,
+        Ok(client) => {
+            let own = |there: &[Object]| uninstalled(there, Some(&cluster), identity);
+            let removed = remove("broker", &client, &broker.namespace, own, None);
+            removed.await.0
+        }
         Err(error) => {
             tracing::warn!(%error, "objects on the broker can't be removed");
             Vec::new()
@@ -97,23 +104,25 @@ async fn from_broker(matches: &ArgMatches) -> Vec<String> {
     }
 }
 
-/// Removes objects from a server, as far as it answers in time; a line for each.
+/// Removes objects from a server, as far as it answers in time; a line for each. Also the identity of the cluster that is found there.
 async fn remove(
     server: &'static str,
     client: &Client,
     namespace: &str,
-    own: Option<&ClusterId>,
+    which: impl Fn(&[Object]) -> Vec<ObjectKey>,
     first: Option<ObjectKey>,
-) -> Vec<String> {
+) -> (Vec<String>, Option<String>) {
     let mut lines = Vec::new();
+    let mut found = None;
     let removed = tokio::time::timeout(API_PATIENCE, async {
         let mut there = Vec::new();
         for kind in [Kind::Gateway, Kind::Endpoint, Kind::Cluster] {
             there.extend(list(client, kind, namespace).await?);
         }
+        found = identity(&there).map(str::to_owned);
         let gateway = first.filter(|key| there.iter().any(|o| o.key == *key));
         there.retain(|object| object.key.kind != Kind::Gateway);
-        for key in gateway.into_iter().chain(uninstalled(&there, own)) {
+        for key in gateway.into_iter().chain(which(&there)) {
             if delete(client, &key).await? {
                 lines.push(format!("removed {key} from the {server}"));
             }
@@ -125,5 +134,5 @@ async fn remove(
         Ok(Err(error)) => tracing::warn!(server, %error, "not all objects can be removed"),
         Err(_) => tracing::warn!(server, "does not answer: not all objects could be removed"),
     }
-    lines
+    (lines, found)
 }

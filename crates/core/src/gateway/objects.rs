@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use strait_api::names::LABEL_CLUSTER_ID;
+use strait_api::names::{ANNOTATION_CLUSTER_UID, ANNOTATION_HEARTBEAT, LABEL_CLUSTER_ID};
 use strait_api::{ClusterId, Kind, Object, ObjectKey};
 
 use super::Written;
@@ -14,12 +14,22 @@ fn label(object: &Object) -> Option<&str> {
     object.labels.get(LABEL_CLUSTER_ID).map(String::as_str)
 }
 
-/// The copy of an own object that goes to the broker.
-pub(super) fn to_broker(object: &Object, namespace: &str, own: &ClusterId) -> Object {
+/// The copy of an own object that goes to the broker; a heartbeat, if any, goes with it.
+pub(super) fn to_broker(
+    object: &Object,
+    namespace: &str,
+    own: &ClusterId,
+    uid: &str,
+    beat: Option<u64>,
+) -> Object {
     let mut copy = object.clone();
     namespace.clone_into(&mut copy.key.namespace);
     copy.labels
         .insert(LABEL_CLUSTER_ID.to_owned(), own.to_string());
+    copy.annotations
+        .insert(ANNOTATION_CLUSTER_UID.to_owned(), uid.to_owned());
+    let beat = beat.map(|beat| (ANNOTATION_HEARTBEAT.to_owned(), beat.to_string()));
+    copy.annotations.extend(beat);
     copy
 }
 
@@ -53,6 +63,8 @@ pub(super) fn from_broker<T>(
         } else {
             let mut copy = object.clone();
             namespace.clone_into(&mut copy.key.namespace);
+            // Every beat would be a write here, and an event for every node.
+            copy.annotations.remove(ANNOTATION_HEARTBEAT);
             copies.push(copy);
         }
     }
@@ -99,19 +111,41 @@ pub(super) fn is_foreign_copy<T>(entry: &Entry<T>, own: &ClusterId) -> bool {
     label(&entry.object).is_some_and(|l| l != own.as_str())
 }
 
-/// Whether an object on the broker is this cluster's.
+/// Whether an object on the broker has this cluster's id.
 pub(super) fn is_own_on_broker<T>(entry: &Entry<T>, own: &ClusterId) -> bool {
     label(&entry.object) == Some(own.as_str())
 }
 
+/// Which cluster an object on the broker is of, beside its id; none where Submariner wrote it.
+pub(super) fn uid(object: &Object) -> Option<&str> {
+    let uid = object.annotations.get(ANNOTATION_CLUSTER_UID)?;
+    Some(uid.as_str()).filter(|uid| !uid.is_empty())
+}
+
 /// Which of a server's Clusters and Endpoints go when the gateway is uninstalled, in the order in which they should: in the
-/// cluster all, since nobody keeps the copies of others true any more; on the broker this cluster's.
+/// cluster all, since nobody keeps the copies of others true any more; on the broker this cluster's. Another cluster with the same id
+/// keeps its own there, where the [`identity`] is given to tell them apart.
 #[must_use]
-pub fn uninstalled(there: &[Object], own: Option<&ClusterId>) -> Vec<ObjectKey> {
-    let ours = |o: &&Object| own.is_none_or(|own| label(o) == Some(own.as_str()));
+pub fn uninstalled(
+    there: &[Object],
+    own: Option<&ClusterId>,
+    identity: Option<&str>,
+) -> Vec<ObjectKey> {
+    let same = |o: &Object| {
+        let (theirs, ours) = (uid(o), identity);
+        theirs.zip(ours).is_none_or(|(theirs, ours)| theirs == ours)
+    };
+    let ours = |o: &&Object| own.is_none_or(|own| label(o) == Some(own.as_str()) && same(o));
     let gone = there.iter().filter(ours);
     let changes = ordered(gone.map(|o| ObjectChange::Delete(o.key.clone())).collect());
     changes.iter().map(|change| change.key().clone()).collect()
+}
+
+/// What tells this cluster from others of its id, from the objects in it.
+#[must_use]
+pub fn identity(there: &[Object]) -> Option<&str> {
+    let own = there.iter().filter(|o| label(o).is_none());
+    own.filter(|o| o.key.kind == Kind::Cluster).find_map(uid)
 }
 
 /// Text of prefixes, IPv4 first: the order is part of what libreswan peers agree on.

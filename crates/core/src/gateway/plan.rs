@@ -6,16 +6,14 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde_json::Value;
 use strait_api::gateway::{GatewayStatus, HaStatus};
-use strait_api::names::ANNOTATION_VTEP_MAC;
+use strait_api::names::{ANNOTATION_CLUSTER_UID, ANNOTATION_VTEP_MAC, LABEL_CLUSTER_ID};
 use strait_api::vtep::Vxlan;
-use strait_api::{ClusterSpec, Endpoint, EndpointSpec, Kind, Object, valid_name};
+use strait_api::{ClusterId, ClusterSpec, Endpoint, EndpointSpec, Kind, Object, valid_name};
 use strait_host::{Family, Mac, Wanted, WireGuard};
 
 use super::cable::{self, Known, vxlan, wireguard};
 use super::health::Health;
-use super::objects::{
-    changes, from_broker, is_foreign_copy, is_own_on_broker, ordered, texts, to_broker,
-};
+use super::objects::{changes, from_broker, is_foreign_copy, ordered, texts};
 use super::turns::{Standing, in_turn, superseded};
 use super::{Device, State, public};
 use crate::driver::Driver;
@@ -68,7 +66,9 @@ impl State {
         if !refused.is_empty() {
             conditions.push(Condition::degraded("RejectedObject", refused.join("; ")));
         }
+        conditions.extend(self.gone_condition());
         let own = self.own(&mut conditions);
+        conditions.extend(own.as_ref().and_then(|own| self.duplicate_condition(own)));
         let ask = self.ask(&mut conditions);
         conditions.extend(self.standing_condition());
         let (local, broker) = self.objects(own.as_ref(), &copies);
@@ -308,14 +308,20 @@ impl State {
     fn copies(&self) -> (Copies, Vec<String>) {
         let s = &self.settings;
         let local = self.local_cidrs();
-        let (clusters, mut refused) = from_broker(
+        let (mut clusters, mut refused) = from_broker(
             &self.broker_clusters,
             &s.namespace,
             &s.cluster,
             |c| &c.id,
             |_| None,
         );
-        let (endpoints, bad) = from_broker(
+        let gone: BTreeSet<&str> = self.expiry.gone().map(ClusterId::as_str).collect();
+        let of_gone = |copy: &Object| {
+            let label = copy.labels.get(LABEL_CLUSTER_ID);
+            label.is_some_and(|label| gone.contains(label.as_str()))
+        };
+        clusters.retain(|copy| !of_gone(copy));
+        let (mut endpoints, bad) = from_broker(
             &self.broker_endpoints,
             &s.namespace,
             &s.cluster,
@@ -329,6 +335,7 @@ impl State {
                 ))
             },
         );
+        endpoints.retain(|copy| !self.expiry.is_gone(&copy.key.name));
         refused.extend(bad);
         (
             Copies {
@@ -352,22 +359,7 @@ impl State {
         let cluster = self.own_cluster();
         let endpoint = in_turn(self.own_endpoint(own), &turn);
         let name = endpoint.key.name.clone();
-        let on_broker = |object| [to_broker(object, &s.broker_namespace, &s.cluster)];
-        let mut broker = changes(
-            &self.broker_clusters,
-            &on_broker(&cluster),
-            &self.stored,
-            |e| is_own_on_broker(e, &s.cluster),
-        );
-        broker.extend(changes(
-            &self.broker_endpoints,
-            &on_broker(&endpoint),
-            &self.stored,
-            |_| false,
-        ));
-        broker.extend(superseded(&self.broker_endpoints, &name, &turn, |e| {
-            is_own_on_broker(e, &s.cluster)
-        }));
+        let broker = self.on_broker(&cluster, &endpoint, &turn);
         // Copies of other clusters stay as they are while the broker has not been heard.
         let clusters_heard = self.broker_clusters.is_known();
         let endpoints_heard = self.broker_endpoints.is_known();
@@ -386,7 +378,7 @@ impl State {
         local.extend(superseded(&self.endpoints, &name, &turn, |e| {
             e.parsed.as_ref().is_ok_and(|p| p.cluster == s.cluster)
         }));
-        (ordered(local), ordered(broker))
+        (ordered(local), broker)
     }
 
     fn own_cluster(&self) -> Object {
@@ -398,8 +390,12 @@ impl State {
             cluster_cidr: texts(&s.cluster_cidrs),
             global_cidr: Vec::new(),
         };
-        Object::new(Kind::Cluster, &s.namespace, &valid_name(s.cluster.as_str()))
-            .with("spec", &spec)
+        let name = valid_name(s.cluster.as_str());
+        let mut object = Object::new(Kind::Cluster, &s.namespace, &name).with("spec", &spec);
+        object
+            .annotations
+            .insert(ANNOTATION_CLUSTER_UID.to_owned(), self.uid.clone());
+        object
     }
 
     fn own_endpoint(&self, own: &Own) -> Object {

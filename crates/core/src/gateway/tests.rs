@@ -1,6 +1,7 @@
 //! What the gateway publishes, what travels, and the cable.
 
 mod adopted;
+mod broker;
 mod discovery;
 mod health;
 mod turns;
@@ -11,7 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use strait_api::gateway::{ConnectionStatus, GatewayStatus};
-use strait_api::names::{ANNOTATION_VTEP_MAC, CABLE_VXLAN, LABEL_CLUSTER_ID};
+use strait_api::names::{
+    ANNOTATION_CLUSTER_UID, ANNOTATION_VTEP_MAC, CABLE_VXLAN, LABEL_CLUSTER_ID,
+};
 use strait_api::{EndpointSpec, Kind, Term};
 use strait_host::{Address, Link, LinkKind, Mac, Scope};
 
@@ -34,6 +37,7 @@ fn settings() -> Settings {
         air_gapped: false,
         health_check: true,
         version: "test".into(),
+        uid: "uid-east".into(),
     }
 }
 
@@ -178,8 +182,13 @@ fn it_publishes_its_cluster_and_endpoint_here_and_on_the_broker() {
         ),
         ("broker", "east")
     );
+    let mut annotations = copy.annotations.clone();
     assert_eq!(
-        (&copy.content, &copy.annotations),
+        annotations.remove(ANNOTATION_CLUSTER_UID).as_deref(),
+        Some("uid-east")
+    );
+    assert_eq!(
+        (&copy.content, &annotations),
         (&endpoint.content, &endpoint.annotations)
     );
 }
@@ -378,7 +387,12 @@ fn an_uninstallation_removes_all_copies_here_and_on_the_broker_only_what_is_ours
         object.labels.extend(label);
         object
     };
+    let mut twins = object(Kind::Endpoint, "twins-cable", Some("east"));
+    twins
+        .annotations
+        .insert(ANNOTATION_CLUSTER_UID.into(), "uid-twin".into());
     let there = [
+        twins,
         object(Kind::Cluster, "east", Some("east")),
         object(Kind::Cluster, "west", Some("west")),
         object(Kind::Endpoint, "east-cable", Some("east")),
@@ -387,12 +401,19 @@ fn an_uninstallation_removes_all_copies_here_and_on_the_broker_only_what_is_ours
     ];
     let names = |own: Option<&str>| -> Vec<String> {
         let own = own.map(|id| id.parse().unwrap());
-        let keys = uninstalled(&there, own.as_ref()).into_iter();
+        let keys = uninstalled(&there, own.as_ref(), Some("uid-east")).into_iter();
         keys.map(|key| key.name).collect()
     };
     assert_eq!(
         names(None),
-        ["east-cable", "west-cable", "own", "east", "west"]
+        [
+            "twins-cable",
+            "east-cable",
+            "west-cable",
+            "own",
+            "east",
+            "west"
+        ]
     );
     assert_eq!(names(Some("east")), ["east-cable", "east"]);
 }
