@@ -11,7 +11,7 @@ use crate::names::{
     ANNOTATION_TERM, ANNOTATION_VTEP_MAC, BACKEND_INTERFACE, BACKEND_LOAD_BALANCER,
     BACKEND_NATT_PORT, BACKEND_UDP_PORT, CABLE_PORT,
 };
-use crate::{ClusterId, Object, Term};
+use crate::{ClusterId, Kind, Object, Term};
 
 /// `spec` of an Endpoint, also embedded in Gateway and RouteAgent.
 ///
@@ -126,6 +126,42 @@ impl Endpoint {
     pub fn order(&self) -> impl Ord + use<'_> {
         let turn = self.term.map(|term| (term, self.hostname.as_str()));
         (turn, self.created, self.name.as_str())
+    }
+
+    /// What another gateway of this cluster would publish that says this of itself, as far as its own cluster needs it.
+    ///
+    /// # Errors
+    /// A sentence that names what can't be used.
+    pub fn sibling(
+        &self,
+        hostname: &str,
+        cable_name: &str,
+        backend: &str,
+        interface: &str,
+        addresses: &[IpAddr],
+    ) -> Result<Self, String> {
+        let interface = (BACKEND_INTERFACE.to_owned(), interface.to_owned());
+        let spec = EndpointSpec {
+            cluster_id: self.spec.cluster_id.clone(),
+            cable_name: cable_name.to_owned(),
+            hostname: hostname.to_owned(),
+            subnets: self.spec.subnets.clone(),
+            private_ips: addresses.iter().map(ToString::to_string).collect(),
+            nat_enabled: self.spec.nat_enabled,
+            backend: backend.to_owned(),
+            // The ports are as a rule the same.
+            backend_config: [BACKEND_UDP_PORT, BACKEND_NATT_PORT]
+                .into_iter()
+                .filter_map(|key| {
+                    Some((key.to_owned(), self.spec.backend_config.get(key)?.clone()))
+                })
+                .chain([interface])
+                .collect(),
+            ..EndpointSpec::default()
+        };
+        let name = Self::object_name(self.cluster.as_str(), cable_name);
+        let object = Object::new(Kind::Endpoint, "", &name).with("spec", &spec);
+        Self::parse(&object)
     }
 
     /// Parses an object, which is hostile until then.

@@ -25,6 +25,7 @@ use strait_api::names::{CABLE_VXLAN, CABLE_VXLAN_6, CABLE_WIREGUARD, LINK_ALIAS}
 use strait_api::{Cluster, ClusterId, Endpoint, Node, Object, ObjectKey};
 use strait_host::{Family, Host, Mac, Owner};
 pub use turns::{Known, Standing};
+pub(crate) use turns::{nodes, turn_of};
 
 use crate::discovery;
 use crate::driver::Driver;
