@@ -11,7 +11,7 @@ use crate::names::{
     ANNOTATION_TERM, ANNOTATION_VTEP_MAC, BACKEND_INTERFACE, BACKEND_LOAD_BALANCER,
     BACKEND_NATT_PORT, BACKEND_UDP_PORT, CABLE_PORT,
 };
-use crate::{ClusterId, Kind, Object, Term};
+use crate::{ClusterId, Kind, Object, Term, standby};
 
 /// `spec` of an Endpoint, also embedded in Gateway and RouteAgent.
 ///
@@ -92,6 +92,10 @@ pub struct Endpoint {
     pub vtep_mac: Option<[u8; 6]>,
     /// Since when its gateway carries the traffic, where it is one of ours.
     pub term: Option<Term>,
+    /// Gateways that may take its place, each as an Endpoint without subnets.
+    pub standbys: Vec<Endpoint>,
+    /// Why those that it tells of can't be used.
+    pub bad_standbys: Option<String>,
     /// When this copy was made, in Unix seconds; orders two Endpoints of one cluster.
     pub created: i64,
     /// The spec as it was read; objects that tell of it share it.
@@ -197,6 +201,10 @@ impl Endpoint {
             check_link_name(&format!("spec.backend_config[{BACKEND_INTERFACE}]"), name)?;
         }
         let config = |key| spec.backend_config.get(key);
+        let (standbys, bad_standbys) = match standby::standbys(object, cluster.as_str()) {
+            Ok(standbys) => (standbys, None),
+            Err(why) => (Vec::new(), Some(why)),
+        };
         Ok(Self {
             name: object.key.name.clone(),
             private_ips: addresses("private_ip", &spec.private_ips, &spec.private_ip)?,
@@ -208,6 +216,8 @@ impl Endpoint {
             )?,
             vtep_mac: vtep_mac(object, ANNOTATION_VTEP_MAC)?,
             term: term(object)?,
+            standbys,
+            bad_standbys,
             cluster,
             cable_name: spec.cable_name.clone(),
             hostname: spec.hostname.clone(),

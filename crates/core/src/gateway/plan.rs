@@ -160,7 +160,8 @@ impl State {
         let keys = wireguard::keys(device.public_key, remotes);
         plan.wanted = wireguard::wanted(host, &own.underlays, device, self.tunnels.held);
         plan.tunnels = plan.active.map(|carries| {
-            wireguard::tunnels(&own.underlays, remotes, &self.paths, &keys, port, carries)
+            let keys = (device.public_key, &keys);
+            wireguard::tunnels(&own.underlays, remotes, &self.paths, keys, port, carries)
         });
         Known::WireGuard {
             keys,
@@ -345,7 +346,7 @@ impl State {
             return (Vec::new(), Vec::new());
         };
         let cluster = self.own_cluster();
-        let endpoint = in_turn(self.own_endpoint(own), &turn);
+        let endpoint = in_turn(self.own_endpoint(own), &turn, &self.standbys());
         let name = endpoint.key.name.clone();
         let on_broker = |object| [to_broker(object, &s.broker_namespace, &s.cluster)];
         let mut broker = changes(

@@ -378,7 +378,9 @@ impl State {
             Err(_) => return None,
         }
         let remotes = families.iter().flat_map(|v| &v.remotes);
-        let endpoints = remotes.map(|r| r.endpoint);
+        // Whoever takes another's place is heard before its Endpoint is.
+        let endpoints =
+            remotes.flat_map(|r| std::iter::once(r.endpoint).chain(&r.endpoint.standbys));
         let peers = endpoints
             .flat_map(|e| e.private_ips.iter().chain(&e.public_ips))
             .copied()
