@@ -11,7 +11,7 @@ use crate::names::{
     ANNOTATION_TERM, ANNOTATION_VTEP_MAC, BACKEND_INTERFACE, BACKEND_LOAD_BALANCER,
     BACKEND_NATT_PORT, BACKEND_UDP_PORT, CABLE_PORT,
 };
-use crate::{ClusterId, Object, Term};
+use crate::{ClusterId, Kind, Object, Term, standby};
 
 /// `spec` of an Endpoint, also embedded in Gateway and RouteAgent.
 ///
@@ -92,6 +92,10 @@ pub struct Endpoint {
     pub vtep_mac: Option<[u8; 6]>,
     /// Since when its gateway carries the traffic, where it is one of ours.
     pub term: Option<Term>,
+    /// Gateways that may take its place, each as an Endpoint without subnets.
+    pub standbys: Vec<Endpoint>,
+    /// Why those that it tells of can't be used.
+    pub bad_standbys: Option<String>,
     /// When this copy was made, in Unix seconds; orders two Endpoints of one cluster.
     pub created: i64,
     /// The spec as it was read; objects that tell of it share it.
@@ -128,6 +132,42 @@ impl Endpoint {
         (turn, self.created, self.name.as_str())
     }
 
+    /// What another gateway of this cluster would publish that says this of itself, as far as its own cluster needs it.
+    ///
+    /// # Errors
+    /// A sentence that names what can't be used.
+    pub fn sibling(
+        &self,
+        hostname: &str,
+        cable_name: &str,
+        backend: &str,
+        interface: &str,
+        addresses: &[IpAddr],
+    ) -> Result<Self, String> {
+        let interface = (BACKEND_INTERFACE.to_owned(), interface.to_owned());
+        let spec = EndpointSpec {
+            cluster_id: self.spec.cluster_id.clone(),
+            cable_name: cable_name.to_owned(),
+            hostname: hostname.to_owned(),
+            subnets: self.spec.subnets.clone(),
+            private_ips: addresses.iter().map(ToString::to_string).collect(),
+            nat_enabled: self.spec.nat_enabled,
+            backend: backend.to_owned(),
+            // The ports are as a rule the same.
+            backend_config: [BACKEND_UDP_PORT, BACKEND_NATT_PORT]
+                .into_iter()
+                .filter_map(|key| {
+                    Some((key.to_owned(), self.spec.backend_config.get(key)?.clone()))
+                })
+                .chain([interface])
+                .collect(),
+            ..EndpointSpec::default()
+        };
+        let name = Self::object_name(self.cluster.as_str(), cable_name);
+        let object = Object::new(Kind::Endpoint, "", &name).with("spec", &spec);
+        Self::parse(&object)
+    }
+
     /// Parses an object, which is hostile until then.
     ///
     /// # Errors
@@ -161,6 +201,10 @@ impl Endpoint {
             check_link_name(&format!("spec.backend_config[{BACKEND_INTERFACE}]"), name)?;
         }
         let config = |key| spec.backend_config.get(key);
+        let (standbys, bad_standbys) = match standby::standbys(object, cluster.as_str()) {
+            Ok(standbys) => (standbys, None),
+            Err(why) => (Vec::new(), Some(why)),
+        };
         Ok(Self {
             name: object.key.name.clone(),
             private_ips: addresses("private_ip", &spec.private_ips, &spec.private_ip)?,
@@ -172,6 +216,8 @@ impl Endpoint {
             )?,
             vtep_mac: vtep_mac(object, ANNOTATION_VTEP_MAC)?,
             term: term(object)?,
+            standbys,
+            bad_standbys,
             cluster,
             cable_name: spec.cable_name.clone(),
             hostname: spec.hostname.clone(),

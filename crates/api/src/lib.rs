@@ -15,6 +15,7 @@ pub mod names;
 pub mod node;
 pub mod object;
 pub mod route_agent;
+pub mod standby;
 pub mod term;
 pub mod vtep;
 
@@ -25,4 +26,5 @@ pub use id::{BadClusterId, ClusterId, valid_name};
 pub use ip_pool::IpPool;
 pub use node::Node;
 pub use object::{Kind, Object, ObjectKey};
+pub use standby::Standby;
 pub use term::Term;

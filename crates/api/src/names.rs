@@ -28,6 +28,8 @@ pub const ANNOTATION_VTEP_MAC_6: &str = "strait.io/vtep-mac-6";
 /// Annotation of an Endpoint: the term since which its gateway carries the traffic, as [`crate::Term`] is written. Of two
 /// Endpoints of a cluster, the one with the newer term counts.
 pub const ANNOTATION_TERM: &str = "strait.io/term";
+/// Annotation of an Endpoint: the gateways that may take its place, as JSON (see [`crate::Standby`]).
+pub const ANNOTATION_STANDBYS: &str = "strait.io/standbys";
 /// The Lease by which the gateways of a cluster agree on the one that carries the traffic (upstream `gateway/gateway.go`).
 pub const GATEWAY_LEASE: &str = "submariner-gateway-lock";
 /// The Secret under which gateways and nodes of a cluster speak to each other directly.

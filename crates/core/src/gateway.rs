@@ -25,9 +25,10 @@ use ipnet::IpNet;
 pub use objects::{identity, uninstalled};
 pub use plan::{Plan, tell};
 use strait_api::names::{CABLE_VXLAN, CABLE_VXLAN_6, CABLE_WIREGUARD, LINK_ALIAS};
-use strait_api::{Cluster, ClusterId, Endpoint, Node, Object, ObjectKey};
+use strait_api::{Cluster, ClusterId, Endpoint, EndpointSpec, Node, Object, ObjectKey};
 use strait_host::{Family, Host, Mac, Owner};
 pub use turns::{Known, Standing};
+pub(crate) use turns::{nodes, turn_of};
 
 use crate::discovery;
 use crate::driver::Driver;
@@ -85,6 +86,8 @@ pub enum Input {
     BrokerEndpoints(Event<Entry<Endpoint>>),
     /// This Node.
     Nodes(Event<Node>),
+    /// What the gateways of this cluster would publish, by the names of their Gateway objects.
+    Gateways(Event<EndpointSpec>),
     /// What the election says of this gateway.
     Standing(Standing),
     /// Results of all health checks.
@@ -121,6 +124,7 @@ pub struct State {
     broker_clusters: Source<Entry<Cluster>>,
     broker_endpoints: Source<Entry<Endpoint>>,
     nodes: Source<Node>,
+    gateways: Source<EndpointSpec>,
     standing: Standing,
     health: Results,
     device: Option<Result<Device, String>>,
@@ -151,6 +155,7 @@ impl State {
             broker_clusters: Source::default(),
             broker_endpoints: Source::default(),
             nodes: Source::default(),
+            gateways: Source::default(),
             standing: Standing::default(),
             health: Results::default(),
             device: None,
@@ -177,6 +182,7 @@ impl Machine for State {
             Input::BrokerClusters(event) => self.broker_clusters.apply(event, now),
             Input::BrokerEndpoints(event) => self.broker_endpoints.apply(event, now),
             Input::Nodes(event) => self.nodes.apply(event, now),
+            Input::Gateways(event) => self.gateways.apply(event, now),
             Input::Standing(standing) => self.standing = standing,
             Input::Health(results) => self.health = results,
             Input::Device(device) => self.device = Some(device),
@@ -201,6 +207,7 @@ impl Machine for State {
         self.nodes.tick(now);
         self.recognise();
         self.look_for_signs_of_life(now);
+        self.gateways.tick(now);
     }
 
     fn deadline(&self) -> Option<Time> {
@@ -211,6 +218,7 @@ impl Machine for State {
             self.broker_endpoints.deadline(),
             self.nodes.deadline(),
             self.expiry.deadline(),
+            self.gateways.deadline(),
         ]
         .into_iter()
         .flatten()

@@ -75,6 +75,7 @@ pub struct Ours {
 ///   never remote, or that would take traffic from our own nodes, is left out; the cluster's other subnets are not affected.
 /// * `CableAddressConflict`: a gateway's address is one of ours, or is another's inside the cable.
 /// * `SeveralEndpoints`: the newest of a cluster counts.
+/// * `InvalidStandbys`: what an Endpoint says of gateways that may take its place can't be used.
 #[must_use]
 pub fn remotes<'a>(
     endpoints: impl Iterator<Item = &'a Endpoint>,
@@ -85,6 +86,7 @@ pub fn remotes<'a>(
     every.sort_by(|a, b| (&a.cluster, a.order()).cmp(&(&b.cluster, b.order())));
     let mut counting: Vec<&Endpoint> = Vec::new();
     let (mut overlaps, mut conflicts, mut several) = (Vec::new(), Vec::new(), Vec::new());
+    let mut unusable = Vec::new();
     for all in every.chunk_by(|a, b| a.cluster == b.cluster) {
         let Some(endpoint) = all.last() else {
             continue;
@@ -125,6 +127,8 @@ pub fn remotes<'a>(
             taken.insert(*net, &endpoint.cluster);
         }
         conflicts.extend(claims(endpoint, ours));
+        let why = endpoint.bad_standbys.iter();
+        unusable.extend(why.map(|why| format!("Endpoint {}: {why}", endpoint.name)));
         let indistinct = indistinct(endpoint, ours, &mut inner, &mut conflicts);
         remotes.push(Remote {
             endpoint,
@@ -143,6 +147,7 @@ pub fn remotes<'a>(
         ),
         say("CableAddressConflict", "", conflicts),
         say("SeveralEndpoints", "", several),
+        say("InvalidStandbys", "", unusable),
     ];
     (remotes, conditions.into_iter().flatten().collect())
 }

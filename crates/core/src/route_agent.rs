@@ -9,6 +9,7 @@ mod before;
 mod conditions;
 mod firewall;
 pub mod flows;
+mod follow;
 mod health;
 pub mod leftovers;
 mod nft;
@@ -26,6 +27,7 @@ use std::time::Duration;
 
 pub use account::Account;
 pub use before::set_back;
+pub use follow::Heard;
 use ipnet::IpNet;
 pub use plan::Plan;
 use strait_api::names::{LINK_ALIAS, NFT_TABLE, NODE_VXLAN, NODE_VXLAN_6, ROUTE_PROTOCOL};
@@ -59,6 +61,8 @@ pub struct Settings {
     pub cluster_cidrs: Vec<IpNet>,
     /// Service CIDRs of this cluster.
     pub service_cidrs: Vec<IpNet>,
+    /// UDP port on which the gateways of this cluster hear from each other, and from nodes.
+    pub hello_port: u16,
     /// Whether other clusters' gateways are pinged.
     pub health_check: bool,
     /// Whether a worker pings its own cluster's gateway too, if others are.
@@ -78,6 +82,8 @@ pub enum Input {
     Nodes(Event<Node>),
     /// RouteAgents of this cluster, by node name.
     Agents(Event<AgentInfo>),
+    /// What the gateways of this cluster say themselves.
+    Heard(Heard),
     /// All IPPools of Calico; `None` when they are watched no longer.
     Pools(Option<Event<Entry<IpPool>>>),
     /// Which IPPools can't be written or removed at present, and why, by name.
@@ -116,6 +122,9 @@ pub struct State {
     /// The active gateway, kept for a while after it is gone.
     gateway: Option<Endpoint>,
     gateway_lost: Option<Time>,
+    /// When another node took the gateway's place from this one, for a while.
+    retired: Option<Time>,
+    heard: Heard,
     /// The Ethernet addresses of devices that a predecessor left.
     inherited_macs: BTreeMap<Family, Mac>,
 }
@@ -139,6 +148,8 @@ impl State {
             leftovers: leftovers::Memory::default(),
             gateway: None,
             gateway_lost: None,
+            retired: None,
+            heard: Heard::default(),
             inherited_macs: BTreeMap::new(),
         }
     }
@@ -153,6 +164,7 @@ impl Machine for State {
             Input::Endpoints(event) => self.endpoints.apply(event, now),
             Input::Nodes(event) => self.nodes.apply(event, now),
             Input::Agents(event) => self.agents.apply(event, now),
+            Input::Heard(heard) => self.heard = heard,
             Input::Pools(Some(event)) => self.pools.there.apply(event, now),
             Input::Pools(None) => self.pools = pools::Pools::default(),
             Input::PoolFailures(failures) => self.pools.failures = failures,
@@ -203,6 +215,7 @@ impl Machine for State {
             .into_iter()
             .chain([
                 self.gateway_lost.map(|lost| lost + GATEWAY_GRACE),
+                self.retired.map(|at| at + GATEWAY_GRACE),
                 self.firewall.deadline(),
                 self.self_test.deadline(),
                 self.before.deadline(),
@@ -222,27 +235,6 @@ impl Machine for State {
 
     fn tick() -> Input {
         Input::Tick
-    }
-}
-
-impl State {
-    /// The newest Endpoint of this cluster is the active gateway.
-    fn follow_gateway(&mut self, now: Time) {
-        let own = self
-            .endpoints
-            .values()
-            .filter(|e| e.cluster == self.settings.cluster);
-        let newest = own.max_by(|a, b| a.order().cmp(&b.order())).cloned();
-        if newest.is_some() {
-            self.gateway = newest;
-            self.gateway_lost = None;
-        } else if self.gateway.is_some() && self.endpoints.is_known() {
-            let lost = *self.gateway_lost.get_or_insert(now);
-            if lost + GATEWAY_GRACE <= now {
-                self.gateway = None;
-                self.gateway_lost = None;
-            }
-        }
     }
 }
 

@@ -132,6 +132,7 @@ fn settings() -> Settings {
         cluster: "east".parse().unwrap(),
         cluster_cidrs: vec!["10.1.0.0/16".parse().unwrap(), "fd01::/48".parse().unwrap()],
         service_cidrs: vec!["10.101.0.0/16".parse().unwrap()],
+        hello_port: 4801,
         health_check: true,
         self_test: false,
         adopt: false,

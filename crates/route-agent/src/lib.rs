@@ -3,6 +3,7 @@
 mod adopt;
 mod firewall;
 mod flows;
+mod follow;
 pub mod inputs;
 mod pools;
 mod reap;

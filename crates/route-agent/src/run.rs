@@ -21,7 +21,7 @@ use tokio::sync::watch;
 
 use crate::reap::{self, Reaping};
 use crate::settings::Configuration;
-use crate::{adopt, firewall, flows, inputs, pools, status, uninstall};
+use crate::{adopt, firewall, flows, follow, inputs, pools, status, uninstall};
 
 /// How often round-trip times are written at most (upstream `routeagent_driver/handlers/healthchecker`).
 const HEALTH_REFRESH: Duration = Duration::from_secs(60);
@@ -77,7 +77,9 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
         sender.clone(),
         metrics.clone(),
     );
+    let follow = follow::start(&configuration.core, &client, &metrics, sender.clone())?;
     let mut agent = Agent {
+        follow,
         pools: pools::start(&client, &sender, metrics.clone()),
         reap: reap::start(sender.clone()),
         health: ping::start(
@@ -110,6 +112,7 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
 }
 
 struct Agent {
+    follow: watch::Sender<Option<follow::Nodes>>,
     pools: pools::Pools,
     reap: watch::Sender<Reaping>,
     health: watch::Sender<BTreeSet<Target>>,
@@ -134,6 +137,7 @@ impl Agent {
             conditions,
         } = pass;
         self.told.tell(&plan);
+        replace(&self.follow, plan.nodes);
         replace(&self.health, plan.health);
         replace(&self.pools.keeps, plan.keeps_pools);
         replace(&self.pools.changes, plan.pools);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{ArgMatches, Command};
 use strait_core::route_agent;
+use strait_daemon::hello::HELLO;
 use strait_daemon::member::{MEMBER, Member};
 use strait_daemon::ping::{HEALTH, HealthSettings, SELF_TEST};
 use strait_daemon::settings::command as settings_command;
@@ -15,7 +16,7 @@ use strait_daemon::{Setting, Settings, SettingsError, http, logs};
 const HEALTH_UNIT: Duration = Duration::from_secs(60);
 
 /// The settings of the route agent, beside those of every process.
-pub static TABLE: [Setting; 16] = [
+pub static TABLE: [Setting; 17] = [
     MEMBER[0],
     MEMBER[1],
     MEMBER[2],
@@ -47,6 +48,7 @@ pub static TABLE: [Setting; 16] = [
     HEALTH[2],
     HEALTH[3],
     SELF_TEST,
+    HELLO[0],
     http::port("32782"),
 ];
 
@@ -100,6 +102,7 @@ impl Configuration {
         if verify.is_ok_and(|v| v.is_zero()) {
             let _ = s.note("STRAIT_VERIFY_INTERVAL", "is zero");
         }
+        let hello_port = s.port("STRAIT_HELLO_PORT");
         let adopt = s.bool("STRAIT_ADOPT");
         let health = HealthSettings::read(&mut s, HEALTH_UNIT)
             .and_then(|health| health.read_self_test(&mut s));
@@ -114,6 +117,7 @@ impl Configuration {
                     cluster: member.cluster,
                     cluster_cidrs: member.cluster_cidrs,
                     service_cidrs: member.service_cidrs,
+                    hello_port: hello_port?,
                     health_check: health.enabled,
                     self_test: health.self_test,
                     adopt: adopt?,

@@ -31,7 +31,9 @@ fn lab(purpose: &str) -> Lab {
 }
 
 fn list(lab: &Lab, place: &str, path: &str) -> Vec<Value> {
-    let list = lab.api(place, "GET", path, &Value::Null).expect("a list");
+    // One that has just been started again does not answer yet.
+    let list = lab.api(place, "GET", path, &Value::Null);
+    let list = list.unwrap_or_default();
     list["items"].as_array().cloned().unwrap_or_default()
 }
 
@@ -53,9 +55,8 @@ fn active(lab: &Lab, running: &[&str]) -> Vec<String> {
 }
 
 fn holder(lab: &Lab) -> String {
-    let lease = lab
-        .api("east", "GET", LEASE, &Value::Null)
-        .expect("a Lease");
+    let lease = lab.api("east", "GET", LEASE, &Value::Null);
+    let lease = lease.unwrap_or_default();
     let holder = lease["spec"]["holderIdentity"].as_str().unwrap_or("");
     holder.replace("-submariner-gateway", "")
 }
@@ -169,4 +170,109 @@ fn a_gateway_that_is_killed_or_loses_its_power_is_replaced_by_the_one_that_stand
     lab.wait_until_joined(PATIENCE).expect("all is well");
     assert_eq!(one_is_active(&lab, &[FIRST, SECOND]), last);
     all_is_well(&lab, &[FIRST, SECOND, "east-3"]);
+}
+
+/// Sends a signal to a node's gateway: it is asked to end, as Kubernetes does.
+fn terminate(lab: &Lab, node: &str) {
+    let status = lab.status().expect("the lab answers");
+    let of = |p: &&strait_lab::ProcessStatus| p.role == Role::Gateway && p.place == node;
+    let gateway = status.processes.iter().find(of).expect("a gateway");
+    let pid = gateway.pid.to_string();
+    lab.exec(node, &["kill", "-TERM", &pid]).expect("kill");
+}
+
+#[test]
+fn one_that_hangs_is_replaced_and_one_that_ends_hands_over() {
+    let lab = lab("failover-hangs");
+    let before = one_is_active(&lab, &[FIRST, SECOND]);
+    let report = through(&lab, "process stopped", 3, || {
+        lab.stop(&before, Some(Role::Gateway))
+            .expect("it stands still");
+    });
+    gap_within(&report, 2000.0);
+    let after = one_is_active(&lab, &[other(&before)]);
+    lab.heal_all().expect("it goes on");
+    // It sees that it was replaced, and does not take anything back.
+    lab.wait_until_joined(PATIENCE).expect("all is well");
+    assert_eq!(one_is_active(&lab, &[FIRST, SECOND]), after);
+    all_is_well(&lab, &[FIRST, SECOND, "east-3"]);
+
+    let report = through(&lab, "process asked to end", 3, || terminate(&lab, &after));
+    gap_within(&report, 1000.0);
+    assert_eq!(one_is_active(&lab, &[other(&after)]), before);
+    lab.restart(&after, Role::Gateway).expect("it starts");
+    lab.wait_until_joined(PATIENCE).expect("all is well");
+    assert_eq!(one_is_active(&lab, &[FIRST, SECOND]), before);
+    all_is_well(&lab, &[FIRST, SECOND, "east-3"]);
+
+    // Both at the same time: nobody is there to hand over to, and nothing is taken down.
+    let report = through(&lab, "both asked to end", 3, || {
+        terminate(&lab, FIRST);
+        terminate(&lab, SECOND);
+    });
+    gap_within(&report, 2000.0);
+    for node in [FIRST, SECOND] {
+        lab.restart(node, Role::Gateway).expect("it starts");
+    }
+    lab.wait_until_joined(PATIENCE).expect("all is well");
+    one_is_active(&lab, &[FIRST, SECOND]);
+    all_is_well(&lab, &[FIRST, SECOND, "east-3"]);
+}
+
+#[test]
+fn without_the_api_server_the_one_that_is_heard_goes_on_and_a_dead_one_is_replaced_by_the_nodes_votes()
+ {
+    let lab = lab("failover-api");
+    let before = one_is_active(&lab, &[FIRST, SECOND]);
+    // Longer than the Lease holds.
+    let report = through(&lab, "API server away", 18, || {
+        lab.kill_what("control-east", None).expect("it ends");
+    });
+    gap_within(&report, 500.0);
+    let report = through(&lab, "node without power, API server away", 4, || {
+        lab.power_off(&before).expect("it is off");
+    });
+    gap_within(&report, 5000.0);
+    let worker = format!("240.30.1.1{}", other(&before).trim_start_matches("east-"));
+    assert_eq!(way_of_worker(&lab), worker);
+    all_is_well(&lab, &[other(&before), "east-3"]);
+    lab.heal("control-east", None).expect("it starts");
+    assert_eq!(one_is_active(&lab, &[other(&before)]), other(&before));
+    lab.heal_all().expect("it boots");
+    lab.wait_until_joined(PATIENCE).expect("all is well");
+    one_is_active(&lab, &[FIRST, SECOND]);
+    all_is_well(&lab, &[FIRST, SECOND, "east-3"]);
+}
+
+#[test]
+fn a_standby_is_ready_on_both_sides_before_it_is_needed() {
+    let lab = lab("failover-warm");
+    let before = one_is_active(&lab, &[FIRST, SECOND]);
+    let number = other(&before).trim_start_matches("east-");
+    // The active gateway of the other cluster, as its kernel has it.
+    let deadline = Instant::now() + PATIENCE;
+    let remote = published_of(&lab, "west");
+    let shown = |command: &[&str]| lab.exec(&remote, command).expect("it is shown");
+    loop {
+        let fdb = shown(&["bridge", "-j", "fdb", "show", "dev", "vxlan-tunnel"]);
+        let rules = shown(&["nft", "list", "table", "inet", "strait-route-agent"]);
+        let outer = format!("172.30.1.1{number}");
+        if fdb.contains(&outer) && rules.contains(&outer) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{fdb}\n{rules}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // And the standby has the other cluster's in its cable.
+    let fdb = ["bridge", "-j", "fdb", "show", "dev", "vxlan-tunnel"];
+    let fdb = lab.exec(other(&before), &fdb).expect("it is shown");
+    assert!(fdb.contains("172.30.2.1"), "{fdb}");
+}
+
+/// Host name of the gateway of a cluster, as its own API server has it.
+fn published_of(lab: &Lab, cluster: &str) -> String {
+    let all = list(lab, cluster, &format!("{SUBMARINER}/endpoints"));
+    let own = all.iter().find(|e| e["spec"]["cluster_id"] == cluster);
+    let name = own.expect("an Endpoint")["spec"]["hostname"].as_str();
+    name.expect("a name").to_owned()
 }

@@ -5,6 +5,7 @@ pub(super) mod wireguard;
 
 use std::collections::BTreeMap;
 
+use strait_api::Endpoint;
 use strait_api::gateway::{Connection, ConnectionStatus};
 use strait_host::{Family, Key};
 
@@ -84,6 +85,15 @@ impl Known<'_> {
             }
         }
     }
+}
+
+/// The gateways that may take the place of one of these, with this driver.
+fn standbys<'a>(
+    remotes: &'a [Remote<'_>],
+    driver: Driver,
+) -> impl Iterator<Item = &'a Endpoint> + 'a {
+    let all = remotes.iter().flat_map(|r| &r.endpoint.standbys);
+    all.filter(move |standby| standby.backend == driver.name())
 }
 
 /// What the Gateway object says of each peer, one entry per family.

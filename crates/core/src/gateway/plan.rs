@@ -162,7 +162,8 @@ impl State {
         let keys = wireguard::keys(device.public_key, remotes);
         plan.wanted = wireguard::wanted(host, &own.underlays, device, self.tunnels.held);
         plan.tunnels = plan.active.map(|carries| {
-            wireguard::tunnels(&own.underlays, remotes, &self.paths, &keys, port, carries)
+            let keys = (device.public_key, &keys);
+            wireguard::tunnels(&own.underlays, remotes, &self.paths, keys, port, carries)
         });
         Known::WireGuard {
             keys,
@@ -357,7 +358,7 @@ impl State {
             return (Vec::new(), Vec::new());
         };
         let cluster = self.own_cluster();
-        let endpoint = in_turn(self.own_endpoint(own), &turn);
+        let endpoint = in_turn(self.own_endpoint(own), &turn, &self.standbys());
         let name = endpoint.key.name.clone();
         let broker = self.on_broker(&cluster, &endpoint, &turn);
         // Copies of other clusters stay as they are while the broker has not been heard.

@@ -19,7 +19,7 @@ pub(super) struct Ways<'a> {
     pub cables: BTreeMap<Family, &'a str>,
     /// This node is a gateway.
     pub gateway: bool,
-    /// UDP ports of the gateway: that of its cable, and that of NAT discovery.
+    /// UDP ports of the gateway: that of its cable, that of NAT discovery, and that of the direct watch, which one that stands by has too.
     pub ports: Vec<u16>,
 }
 

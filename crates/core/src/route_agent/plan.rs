@@ -15,6 +15,7 @@ use super::leftovers::Leftover;
 use super::view::{FamilyView, Role};
 use super::{State, accepts, leftovers, nft, routes, table};
 use crate::driver::Driver;
+use crate::gateway::nodes;
 use crate::local;
 use crate::net::of_family;
 use crate::remote::{Ours, Remote, remotes};
@@ -47,6 +48,8 @@ pub struct Plan {
     pub role: &'static str,
     /// Cables that a gateway left here that is none any more. They go while no gateway can start.
     pub dead_cables: BTreeSet<String>,
+    /// The cluster's Nodes, for the direct watch; `None` while they are not known.
+    pub nodes: Option<BTreeMap<String, (Vec<IpAddr>, bool)>>,
     /// Whether this plan counts on our holding the gateway's lock.
     pub locked: bool,
 }
@@ -68,6 +71,7 @@ impl State {
             return Plan {
                 conditions: sorted(conditions),
                 role: "unknown",
+                nodes: self.hello_nodes(),
                 locked: self.locked,
                 ..Plan::default()
             };
@@ -125,6 +129,7 @@ impl State {
             },
             conditions,
             dead_cables: self.dead_cables(host),
+            nodes: self.hello_nodes(),
             locked: self.locked,
         }
     }
@@ -156,10 +161,16 @@ impl State {
         let names = [CABLE_VXLAN, CABLE_VXLAN_6, CABLE_WIREGUARD].into_iter();
         let left = |name: &&str| {
             let link = host.links.get(*name);
+            // What is under way to the one before arrives, though its gateway is gone.
             self.role() != Role::Gateway
+                && self.retired.is_none()
                 && link.is_some_and(|l| l.alias.as_deref() == Some(LINK_ALIAS))
         };
         names.filter(left).map(str::to_owned).collect()
+    }
+
+    fn hello_nodes(&self) -> Option<BTreeMap<String, (Vec<IpAddr>, bool)>> {
+        self.nodes.is_known().then(|| nodes(&self.nodes))
     }
 
     fn sources_known(&self) -> bool {
@@ -368,7 +379,9 @@ impl State {
             Err(_) => return None,
         }
         let remotes = families.iter().flat_map(|v| &v.remotes);
-        let endpoints = remotes.map(|r| r.endpoint);
+        // Whoever takes another's place is heard before its Endpoint is.
+        let endpoints =
+            remotes.flat_map(|r| std::iter::once(r.endpoint).chain(&r.endpoint.standbys));
         let peers = endpoints
             .flat_map(|e| e.private_ips.iter().chain(&e.public_ips))
             .copied()
@@ -404,10 +417,14 @@ impl State {
         let cable = variables.cable.as_ref().map(|cable| cable.port);
         let own = self.gateway.as_ref().filter(|_| is_gateway);
         let discovery = own.and_then(|gateway| gateway.natt_port);
+        let own = self.nodes.get(&self.settings.node);
+        let hello = own
+            .filter(|node| node.may_be_gateway)
+            .map(|_| self.settings.hello_port);
         accepts::Ways {
             cables: cables.collect(),
             gateway: is_gateway,
-            ports: cable.into_iter().chain(discovery).collect(),
+            ports: cable.into_iter().chain(discovery).chain(hello).collect(),
         }
     }
 

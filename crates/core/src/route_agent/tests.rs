@@ -3,6 +3,7 @@
 
 mod bad;
 mod before;
+mod follow;
 mod health;
 mod input;
 mod leftovers;
@@ -38,6 +39,7 @@ fn settings(node: &str) -> Settings {
         cluster: "east".parse().unwrap(),
         cluster_cidrs: vec!["10.1.0.0/16".parse().unwrap()],
         service_cidrs: vec!["10.101.0.0/16".parse().unwrap()],
+        hello_port: 4801,
         health_check: true,
         self_test: false,
         adopt: false,

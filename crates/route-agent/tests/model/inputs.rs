@@ -32,6 +32,7 @@ pub(crate) fn settings(families: &[Family]) -> Settings {
         cluster: "east".parse().unwrap(),
         cluster_cidrs: of(POD_CIDRS),
         service_cidrs: of(SERVICE_CIDRS),
+        hello_port: 4801,
         health_check: false,
         self_test: false,
         adopt: false,

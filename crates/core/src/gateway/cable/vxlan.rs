@@ -16,7 +16,10 @@ use strait_host::{
 use crate::discovery::{Path, PathState, Results as Paths, reached};
 use crate::driver::Driver;
 use crate::local::Underlay;
+use crate::net::ip_of;
 use crate::remote::Remote;
+
+use super::standbys;
 
 /// Name of the cable's device of a family.
 const fn device(family: Family) -> &'static str {
@@ -127,6 +130,38 @@ pub(in crate::gateway) fn wanted(
                 mac: mac.unwrap_or(Mac::ZERO),
                 dst: held(host, &name, endpoint, path).unwrap_or(path.ip),
             });
+        }
+        // Those who may take a gateway's place have their entries already, as long as they are in nobody's way.
+        let mut inners: BTreeSet<IpAddr> = remotes
+            .iter()
+            .filter_map(|r| ip_of(&r.endpoint.private_ips, *family))
+            .chain([underlay.ip])
+            .map(|ip| Vxlan::Gateways.inner(ip))
+            .collect();
+        for standby in standbys(remotes, Driver::Vxlan) {
+            let path = reached(standby, *family, paths).filter(|path| path.rewritten().is_none());
+            let private = ip_of(&standby.private_ips, *family);
+            let (Some(path), Some(private), Some(first)) =
+                (path, private, standby.private_ips.first())
+            else {
+                continue;
+            };
+            let (ip, mac) = (
+                Vxlan::Gateways.inner(private),
+                Mac(Vxlan::Gateways.mac(*first)),
+            );
+            if inners.insert(ip) && macs.insert(mac) {
+                neighbours.insert(Neighbour {
+                    link: name.clone(),
+                    ip,
+                    mac,
+                });
+                fdb.insert(Fdb {
+                    link: name.clone(),
+                    mac,
+                    dst: path.ip,
+                });
+            }
         }
     }
     Wanted {

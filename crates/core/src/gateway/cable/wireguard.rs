@@ -17,6 +17,8 @@ use crate::driver::Driver;
 use crate::local::Underlay;
 use crate::remote::Remote;
 
+use super::standbys;
+
 /// The device of a WireGuard cable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
@@ -117,7 +119,7 @@ pub(in crate::gateway) fn tunnels(
     underlays: &BTreeMap<Family, Underlay>,
     remotes: &[Remote<'_>],
     paths: &Paths,
-    keys: &Keys<'_>,
+    (own, keys): (Key, &Keys<'_>),
     port: u16,
     carries: bool,
 ) -> WireGuard {
@@ -133,11 +135,26 @@ pub(in crate::gateway) fn tunnels(
         };
         Some((key, peer))
     });
+    let mut peers: BTreeMap<Key, Peer> = peers.collect();
+    // Those who may take a gateway's place have a session already, and nothing of theirs is let through.
+    for standby in standbys(remotes, Driver::WireGuard) {
+        let Ok(key) = public_key(standby) else {
+            continue;
+        };
+        let at = |path: Path| SocketAddr::new(path.ip, standby.udp_port);
+        if key != own {
+            peers.entry(key).or_insert_with(|| Peer {
+                endpoint: reach(underlays, standby, paths).map(at),
+                allowed: BTreeSet::new(),
+                keepalive: WIREGUARD_KEEPALIVE,
+            });
+        }
+    }
     WireGuard {
         port,
         mark: UNDERLAY_MARK,
         mtu: mtu(underlays),
-        peers: peers.collect(),
+        peers,
     }
 }
 

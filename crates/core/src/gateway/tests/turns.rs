@@ -154,3 +154,94 @@ fn it_can_be_elected_once_it_knows_what_to_say_and_what_is_published() {
     assert_eq!(claim.addresses, [own]);
     assert_eq!(claim.interface, CABLE_VXLAN);
 }
+
+fn spec_of(hostname: &str, ip: &str, backend: &str) -> EndpointSpec {
+    EndpointSpec {
+        cluster_id: "east".into(),
+        cable_name: format!("cable-{hostname}"),
+        hostname: hostname.into(),
+        private_ip: ip.into(),
+        private_ips: vec![ip.into()],
+        backend: backend.into(),
+        ..EndpointSpec::default()
+    }
+}
+
+#[test]
+fn the_active_one_tells_of_those_that_may_take_its_place() {
+    let mut s = state();
+    for (name, ip, may) in [("b", "172.30.1.12", true), ("c", "172.30.1.13", false)] {
+        let node = Node {
+            internal_ips: vec![ip.parse().unwrap()],
+            may_be_gateway: may,
+            ..Node::default()
+        };
+        s.apply(Input::Nodes(Event::Applied(name.into(), Ok(node))), at(1));
+    }
+    let all = [
+        spec_of("gw", "172.30.1.11", "vxlan"),
+        spec_of("b", "172.30.1.12", "vxlan"),
+        spec_of("c", "172.30.1.13", "vxlan"),
+        spec_of("gone", "172.30.1.14", "vxlan"),
+        spec_of("other", "172.30.1.12", "wireguard"),
+    ];
+    let all = all.map(|spec| (spec.hostname.clone(), Ok(spec)));
+    s.apply(Input::Gateways(Event::Reset(all.into())), at(1));
+    let plan = s.plan();
+    let told = plan.local.iter().find_map(|change| match change {
+        ObjectChange::Put(object) if object.key.kind == Kind::Endpoint => {
+            Some(Endpoint::parse(object).unwrap())
+        }
+        _ => None,
+    });
+    let told = told.unwrap();
+    assert_eq!(told.bad_standbys, None);
+    let names: Vec<&str> = told.standbys.iter().map(|e| e.hostname.as_str()).collect();
+    assert_eq!(names, ["b"]);
+}
+
+/// Cluster west, with a standby at this address.
+fn west(standby: &str) -> Entry<Endpoint> {
+    let mut entry = remote("west", "west", "vxlan", "10.2.0.0/16");
+    let spec = spec_of("west-2", standby, "vxlan");
+    let text = serde_json::to_string(&[strait_api::Standby::of(&spec)]).unwrap();
+    let annotations = &mut entry.object.annotations;
+    annotations.insert("strait.io/standbys".into(), text);
+    entry.parsed = Endpoint::parse(&entry.object);
+    entry
+}
+
+#[test]
+fn the_cable_is_ready_for_another_clusters_standby_unless_that_is_in_somebodys_way() {
+    let ways = |standby: &str| -> Vec<String> {
+        let mut s = state();
+        arrive(&mut s, &west(standby));
+        settle_local(&mut s);
+        let wanted = s.plan().wanted;
+        let neighbours = wanted.neighbours.get().unwrap().iter();
+        let fdb = wanted.fdb.get().unwrap().iter();
+        let fdb = fdb.map(|f| format!("{} {}", f.mac, f.dst));
+        let all = neighbours.map(|n| format!("{} {}", n.ip, n.mac)).chain(fdb);
+        all.collect()
+    };
+    let active = [
+        "241.30.2.11 02:e8:ac:1e:02:0b",
+        "02:e8:ac:1e:02:0b 172.30.2.11",
+    ];
+    let warm = ways("172.30.2.12");
+    for way in active {
+        assert!(warm.contains(&way.to_owned()), "{warm:?}");
+    }
+    assert!(
+        warm.contains(&"241.30.2.12 02:e8:ac:1e:02:0c".to_owned()),
+        "{warm:?}"
+    );
+    assert!(
+        warm.contains(&"02:e8:ac:1e:02:0c 172.30.2.12".to_owned()),
+        "{warm:?}"
+    );
+    // Inside the cable it would be our own gateway, or the active one.
+    for taken in ["172.30.1.11", "99.30.1.11", "172.30.2.11", "99.30.2.11"] {
+        assert_eq!(ways(taken), active, "{taken}");
+    }
+}

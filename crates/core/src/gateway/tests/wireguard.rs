@@ -120,6 +120,58 @@ fn a_peer_gets_its_subnets_and_a_packet_every_ten_seconds() {
 }
 
 #[test]
+fn a_standby_has_sessions_and_lets_nothing_through_and_keeps_what_is_there_until_it_knows() {
+    let mut s = with(&[peer("west", Some(&WEST.to_string()), "10.2.0.0/16")]);
+    s.apply(Input::Standing(Standing::Standby), at(2));
+    let tunnels = s.plan().tunnels.unwrap();
+    let west = &tunnels.peers[&WEST];
+    assert!(west.allowed.is_empty() && west.endpoint.is_some());
+    s.apply(Input::Standing(Standing::Unknown("why".into())), at(2));
+    assert_eq!(s.plan().tunnels, None);
+}
+
+#[test]
+fn another_clusters_standby_has_a_session_and_nothing_else() {
+    let second = Key([3; 32]);
+    let with_standby = |key: Key| {
+        let spec = EndpointSpec {
+            cluster_id: "west".into(),
+            cable_name: "cable-west-2".into(),
+            hostname: "west-2".into(),
+            private_ip: "172.30.2.12".into(),
+            backend: "wireguard".into(),
+            backend_config: BTreeMap::from([(BACKEND_PUBLIC_KEY.into(), key.to_string())]),
+            ..EndpointSpec::default()
+        };
+        let mut entry = peer("west", Some(&WEST.to_string()), "10.2.0.0/16");
+        let text = serde_json::to_string(&[strait_api::Standby::of(&spec)]).unwrap();
+        let annotations = &mut entry.object.annotations;
+        annotations.insert("strait.io/standbys".into(), text);
+        entry.parsed = Endpoint::parse(&entry.object);
+        with(&[entry]).plan().tunnels.unwrap().peers
+    };
+    let peers = with_standby(second);
+    assert_eq!(peers.len(), 2);
+    assert_eq!(
+        peers[&second].endpoint,
+        Some("172.30.2.12:4500".parse().unwrap())
+    );
+    assert_eq!(
+        (peers[&second].allowed.len(), peers[&WEST].allowed.len()),
+        (0, 1)
+    );
+    // One that claims another's key, or ours, changes nothing.
+    for key in [WEST, OWN] {
+        let peers = with_standby(key);
+        assert_eq!((peers.len(), peers[&WEST].allowed.len()), (1, 1));
+        assert_eq!(
+            peers[&WEST].endpoint,
+            Some("172.30.2.11:4500".parse().unwrap())
+        );
+    }
+}
+
+#[test]
 fn the_kernels_device_is_made_and_a_tun_device_is_waited_for() {
     let links = |s: &State| match s.plan().wanted.links {
         Owned::Set(links) => links,
