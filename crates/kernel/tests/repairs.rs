@@ -87,3 +87,47 @@ fn what_somebody_takes_away_is_counted_and_what_was_asked_for_is_not() {
     })
     .unwrap();
 }
+
+#[test]
+fn what_is_read_on_another_thread_counts_unless_something_was_changed_meanwhile() {
+    let ns: Namespace = namespace();
+    ns.run_async(|| async {
+        let mut reconciler = Reconciler::new(Kernel::connect().await.unwrap(), owner());
+        let (one, two) = (
+            wanted(&["240.0.0.1/8"]),
+            wanted(&["240.0.0.1/8", "240.0.0.2/8"]),
+        );
+        assert!(!reconciler.has_read());
+        verify(&mut reconciler, &one).await;
+        run(&ns, "ip link add late0 type veth peer name late1");
+        verify(&mut reconciler, &one).await;
+        // The reading begins before, and ends after the change.
+        let mut reading = reconciler.read().unwrap();
+        assert!(!reconciler.make(two.clone()).await.made.is_empty());
+        let seen = reading.end().await;
+        assert!(reconciler.accept(seen).unwrap().is_none());
+        // What was believed is still so, and a pass that changes nothing spoils no reading.
+        let mut reading = reconciler.read().unwrap();
+        assert!(reconciler.make(two.clone()).await.made.is_empty());
+        let seen = reading.end().await;
+        let host = reconciler
+            .accept(seen)
+            .unwrap()
+            .expect("nothing was changed");
+        let addresses = host.addresses_of(VXLAN).filter(|a| a.net.addr().is_ipv4());
+        assert_eq!(addresses.count(), 2);
+        // In this namespace, whatever thread it was.
+        assert!(host.links.contains_key("late0"));
+        let path = "net/ipv4/conf/late0/forwarding";
+        assert_eq!(host.sysctls.get(path).map(String::as_str), Some("1"));
+        // What somebody did is found by it, and counted.
+        run(&ns, "ip addr flush dev vx-submariner");
+        let seen = reconciler.read().unwrap().end().await;
+        assert!(reconciler.accept(seen).unwrap().is_some());
+        let outcome = reconciler.make(two.clone()).await;
+        assert_eq!(outcome.repaired, BTreeMap::from([("address", 2)]));
+        let shown = run(&ns, "ip -4 -o addr show dev vx-submariner");
+        assert_eq!(shown.lines().count(), 2, "{shown}");
+    })
+    .unwrap();
+}
