@@ -49,7 +49,7 @@ soak: deps ## Everything that can happen, in every combination; takes an hour. O
 	if (( model )); then echo 'the model failed, see above; alone it is: make soak ONLY=model'; fi; \
 	exit $$status
 
-demo: deps ## Join two clusters on this machine and show who reaches whom
+demo: deps ## Join two clusters on this machine, show who reaches whom, and break things
 	$(CARGO) build --locked --package strait
 	$(TARGET)/debug/strait lab demo
 

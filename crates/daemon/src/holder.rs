@@ -130,7 +130,13 @@ pub async fn hold() -> io::Result<ExitStatus> {
                 ended = child.wait() => break ended?,
                 _ = terminate.recv() => { asked = true; pass_on(&child, Signal::TERM); }
                 _ = interrupt.recv() => { asked = true; pass_on(&child, Signal::INT); }
-                ready = ours.readable(), if open => { ready?; open = serve(&ours, &mut held)?; }
+                ready = ours.readable(), if open => {
+                    // One that dies while it is spoken to must not take with it what is held.
+                    open = ready.and_then(|()| serve(&ours, &mut held)).unwrap_or_else(|error| {
+                        tracing::warn!(%error, "the process can't be spoken to any more");
+                        false
+                    });
+                }
             }
         };
         // One that ends by itself says that something is wrong which no new start would mend.

@@ -1,16 +1,20 @@
-//! `strait lab demo`: two clusters are joined, every way is tried, and a node boots with a CNI that comes late.
+//! `strait lab demo`: two clusters are joined, every way is tried, a node boots with a CNI that comes late, and a gateway's process is
+//! killed.
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use strait_api::names::CABLE_WIREGUARD;
 use strait_host::Family;
 
 use crate::cli::print;
 use crate::client::Lab;
+use crate::flow::Flow;
 use crate::matrix::{self, Origin, Tried, Way};
-use crate::options::{Cni, Options};
+use crate::options::{Cable, Cni, Options};
 use crate::probe::Probe;
 use crate::process::Role;
 use crate::signals;
@@ -18,6 +22,9 @@ use crate::topology::Node;
 
 /// How long everything may take that normally takes less than a second.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The longest gap that the death of a gateway's process may leave: on a busy machine, too.
+const LONGEST_GAP: Duration = Duration::from_secs(2);
 
 struct Demo {
     start: Instant,
@@ -29,6 +36,7 @@ pub(crate) fn run(binary: &Path, late: Duration) -> Result<ExitCode> {
     let options = Options {
         name: format!("demo-{}", std::process::id()),
         cnis: vec![Cni::Bridge, Cni::Calico],
+        cable: Cable::Wireguard,
         ..Options::default()
     };
     signals::ending(&options.name, || show(&options, binary, late))
@@ -46,13 +54,21 @@ fn show(options: &Options, binary: &Path, late: Duration) -> Result<ExitCode> {
     lab.wait_until_ready(PATIENCE, true)?;
     demo.step("every route agent and gateway is ready")?;
     lab.wait_until_joined(PATIENCE)?;
-    demo.step("the clusters are joined; trying every way, 3 KB both ways")?;
+    let whose = if in_process(&lab)? {
+        "that of the gateways' processes, since this kernel has none"
+    } else {
+        "the kernel's"
+    };
+    demo.step(&format!(
+        "the clusters are joined by WireGuard, {whose}; trying every way, 3 KB both ways"
+    ))?;
     let tried: Vec<Tried> = matrix::ways(lab.topology())
         .iter()
         .map(|way| way.attempt(&lab))
         .collect::<Result<_>>()?;
     demo.table("WHO REACHES WHOM", &tried)?;
     demo.late_cni(&lab, late)?;
+    demo.killed_gateway(&lab)?;
     drop(lab);
     demo.step("the lab is gone")?;
     if demo.failures == 0 {
@@ -176,6 +192,54 @@ impl Demo {
             ),
         )
     }
+
+    /// The process that does the work of a gateway is killed under traffic between two workers.
+    fn killed_gateway(&mut self, lab: &Lab) -> Result<()> {
+        let topology = lab.topology();
+        let (east, west) = (topology.cluster("east")?, topology.cluster("west")?);
+        let gateway = east.nodes.first().context("no gateway")?;
+        let pod = |node: Option<&Node>| {
+            let pod = node.and_then(|node| node.pods.first());
+            pod.map(|pod| pod.name.clone())
+                .context("a worker without pods")
+        };
+        let (from, to) = (pod(east.nodes.get(1))?, pod(west.nodes.get(1))?);
+        let again = if in_process(lab)? {
+            "its parent holds the device, and starts it again"
+        } else {
+            "the kernel has the device, and it is started again"
+        };
+        self.step(&format!(
+            "the gateway's process on {} is killed (kill -9) under 1000 datagrams a second and 4 connections from {from} to {to}: {again}",
+            gateway.name
+        ))?;
+        let flow = lab.flow(&Flow::new(&from, &to))?;
+        sleep(Duration::from_secs(1));
+        lab.crash(&gateway.name, Role::Gateway)?;
+        sleep(Duration::from_secs(2));
+        let report = flow.end()?;
+        let (udp, tcp) = (&report.udp, &report.tcp);
+        self.step(&format!(
+            "the longest gap was {:.0} ms (this machine made the sender itself late by up to {:.0} ms); {} of {} datagrams were not answered",
+            udp.longest_gap_ms, udp.sender_late_ms, udp.lost, udp.sent
+        ))?;
+        let limit = LONGEST_GAP.as_secs_f64() * 1000.0;
+        self.check(
+            udp.sent > 0 && udp.longest_gap_ms < limit,
+            &format!("no gap of {} s or more", LONGEST_GAP.as_secs()),
+        )?;
+        let whole = tcp.connected == 4 && tcp.broken.is_empty() && tcp.silent == 0;
+        self.check(whole, "all 4 connections live on")
+    }
+}
+
+/// Whether the gateways serve WireGuard themselves.
+fn in_process(lab: &Lab) -> Result<bool> {
+    let cluster = lab.topology().cluster("east")?;
+    let gateway = cluster.nodes.first().context("no gateway")?;
+    let show = ["ip", "-d", "link", "show", CABLE_WIREGUARD];
+    let text = lab.exec(&gateway.name, &show)?;
+    Ok(text.contains("tun type tun"))
 }
 
 /// The number of the node's route agent, which must be alive.

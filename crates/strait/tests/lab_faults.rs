@@ -5,12 +5,13 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{binary, joined, name};
 use serde_json::Value;
-use strait_lab::{Fault, Lab, Options, Probe, Role, Sides, Trouble};
+use strait_lab::{Cable, Fault, Lab, Options, Probe, Role, Sides, Trouble};
 
 /// The Internet's address.
 const INTERNET: &str = "198.51.100.254";
@@ -346,4 +347,54 @@ fn bash_completes_the_names_of_what_is_there() {
     let lines: Vec<&str> = text.lines().collect();
     let expected = ["east-1 east-1-a east", "west-1 west-1-a", "", "heal"];
     assert_eq!(lines, expected, "{output:?}");
+}
+
+#[test]
+fn an_agent_that_crashes_comes_back_by_itself_and_nothing_is_impaired() {
+    let options = Options {
+        nodes: 1,
+        cable: Cable::Wireguard,
+        ..Options::default()
+    };
+    let lab = joined("crash", options);
+    // What runs there, parents and children: by their network, since others' processes may be seen, too.
+    let running = |name: &str| -> BTreeSet<String> {
+        let script = format!(
+            "own=$(readlink /proc/self/ns/net)
+            for it in /proc/[0-9]*; do
+                [[ $(readlink $it/ns/net) == \"$own\" ]] || continue
+                [[ $(tr '\\0' ' ' < $it/cmdline) == *' {name} ' ]] && echo $it
+            done 2> /dev/null
+            true"
+        );
+        let text = lab.exec("east-1", &["bash", "-c", &script]).expect("bash");
+        text.lines().map(str::to_owned).collect()
+    };
+    for (role, name) in [
+        (Role::RouteAgent, "route-agent"),
+        (Role::Gateway, "gateway"),
+    ] {
+        let before = running(name);
+        assert!(!before.is_empty(), "{name}");
+        let impaired = lab.crash("east-1", role).expect("it crashes");
+        assert_eq!(impaired, []);
+        let begun = Instant::now();
+        loop {
+            let after = running(name);
+            // One has died, and one has come.
+            let stayed = after.intersection(&before).count();
+            if (after.len(), stayed) == (before.len(), before.len() - 1) {
+                break;
+            }
+            let waited = begun.elapsed();
+            assert!(waited.as_secs() < 10, "{before:?} {after:?}");
+        }
+        lab.wait_until_joined(Duration::from_secs(30))
+            .expect("all is well again");
+    }
+    let error = lab.crash("east-1-a", Role::Gateway).unwrap_err();
+    assert!(
+        error.to_string().contains("no gateway on 'east-1-a'"),
+        "{error}"
+    );
 }

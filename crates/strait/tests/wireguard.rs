@@ -305,3 +305,63 @@ fn a_gateway_that_is_restarted_or_loses_its_parent_joins_again_with_the_same_key
         sleep(Duration::from_millis(20));
     }
 }
+
+#[test]
+fn a_link_of_ours_that_is_in_the_way_is_replaced_and_somebody_elses_is_not() {
+    let lab = joined("wgway", options());
+    let gateway = "east-1";
+    let remove = || lab.exec(gateway, &["ip", "link", "del", "submariner"]);
+    let kind = || {
+        let show = ["ip", "-d", "-j", "link", "show", "submariner"];
+        let text = lab.exec(gateway, &show).expect("a link");
+        let links: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        links[0]["linkinfo"]["info_kind"].to_string()
+    };
+    let ours = kind();
+    let in_the_way = |alias: &str| {
+        lab.kill(gateway, Role::Gateway).expect("it dies");
+        let begun = Instant::now();
+        while lab
+            .exec(gateway, &["ip", "link", "show", "submariner"])
+            .is_ok()
+        {
+            // The kernel's stays.
+            drop(remove());
+            assert!(begun.elapsed() < PATIENCE, "the link stays");
+            sleep(Duration::from_millis(20));
+        }
+        for command in [
+            &["ip", "link", "add", "submariner", "type", "bridge"][..],
+            &["ip", "link", "set", "submariner", "alias", alias],
+        ] {
+            lab.exec(gateway, command).expect("ip");
+        }
+        lab.heal(gateway, Some(Role::Gateway)).expect("it starts");
+    };
+    in_the_way("strait");
+    lab.wait_until_joined(PATIENCE).expect("it is replaced");
+    assert_eq!(kind(), ours);
+    assert_all_good(&lab, &ways(lab.topology()));
+
+    in_the_way("somebody's");
+    let told = || {
+        let processes = lab.status().expect("the lab answers").processes.into_iter();
+        let mut of = processes.filter(|one| one.role == Role::Gateway && one.place == gateway);
+        let readiness = of.next().and_then(|gateway| gateway.readiness);
+        let readiness = readiness.unwrap_or_default();
+        let all = readiness.degraded.into_iter();
+        let mut all: Vec<String> = all.map(|(name, text)| format!("{name}: {text}")).collect();
+        all.extend(readiness.not_ready);
+        all.into_iter().find(|text| text.contains("submariner"))
+    };
+    let begun = Instant::now();
+    while told().is_none() {
+        assert!(begun.elapsed() < PATIENCE, "nobody is told");
+        sleep(Duration::from_millis(50));
+    }
+    assert_eq!(kind(), "\"bridge\"");
+    remove().expect("it goes");
+    lab.wait_until_joined(PATIENCE).expect("it is joined");
+    assert_eq!(kind(), ours);
+    assert_all_good(&lab, &ways(lab.topology()));
+}
