@@ -1,13 +1,12 @@
 //! The main loop of every process that keeps a plan true on a host: events in, one pass, changes out.
 
 use std::collections::BTreeMap;
-use std::future::pending;
 use std::time::{Duration, Instant};
 
 use strait_core::condition::by_name;
 use strait_core::{Condition, Machine, Planned, Time};
 use strait_host::Owner;
-use strait_kernel::{Error, Event, Kernel, Outcome, Reading, Reconciler, Seen, Watch};
+use strait_kernel::{Error, Event, Kernel, Outcome, Reconciler, Watch};
 use tokio::sync::{mpsc, watch};
 
 use crate::{Drain, Heartbeat, Metrics, Readiness};
@@ -18,8 +17,6 @@ const VERIFY_SOON: Duration = Duration::from_millis(200);
 const GATHER: Duration = Duration::from_millis(5);
 /// How often the loop shows that it lives when nothing happens.
 const BEAT: Duration = Duration::from_secs(5);
-/// How often in a row a reading may be of no use, since something was changed meanwhile, before all else waits for the next.
-const USELESS: u32 = 2;
 /// The longest pause before a failed change is tried again.
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
@@ -35,18 +32,7 @@ pub struct Engine<M: Machine> {
     verify: Duration,
     begun: Instant,
     read_at: Instant,
-    /// When the kernel told first of what is to be read.
-    told: Option<Instant>,
-    reading: Option<Look>,
-    useless: u32,
     retry: Duration,
-}
-
-/// A reading of the host that is under way: passes for other reasons do not wait for it.
-struct Look {
-    reading: Reading,
-    begun: Instant,
-    told: Option<Instant>,
 }
 
 /// A pass that was made.
@@ -87,9 +73,6 @@ impl<M: Machine> Engine<M> {
             verify,
             begun: Instant::now(),
             read_at: Instant::now(),
-            told: None,
-            reading: None,
-            useless: 0,
             retry: Duration::ZERO,
         })
     }
@@ -100,17 +83,11 @@ impl<M: Machine> Engine<M> {
         let mut last_read = Instant::now();
         loop {
             self.heartbeat.beat();
-            let mut wake = Instant::now() + BEAT;
-            if self.reading.is_none() {
-                wake = wake.min(self.read_at);
-            }
+            let mut wake = self.read_at.min(Instant::now() + BEAT);
             if let Some(Time(at)) = self.state.deadline() {
                 wake = wake.min(self.begun + at);
             }
-            let mut arrived = None;
-            // When the reading began that this turn makes a pass of.
-            let mut read = None;
-            let mut changed = true;
+            let arrived;
             tokio::select! {
                 () = drain.ended() => return,
                 Some(input) = self.inputs.recv() => {
@@ -121,62 +98,33 @@ impl<M: Machine> Engine<M> {
                     if !self.reconciler.concerns(&event) {
                         continue;
                     }
+                    arrived = Some(Instant::now());
                     if matches!(event, Event::Overrun) {
                         tracing::info!("kernel events were lost: reading everything anew");
                     }
-                    self.told.get_or_insert_with(Instant::now);
                     self.read_at = self.read_at.min(last_read + GATHER);
-                    changed = false;
-                }
-                seen = end(&mut self.reading) => {
-                    let Some(Look { begun, told, .. }) = self.reading.take() else {
-                        continue;
-                    };
-                    if self.accept(seen, told) {
-                        arrived = told;
-                        read = Some(begun);
-                    } else {
-                        changed = false;
-                    }
                 }
                 () = tokio::time::sleep_until(wake.into()) => {
+                    arrived = None;
                     self.fold(M::tick());
-                    // The pass is made of what will be read.
-                    changed = self.reading.is_some() || self.read_at > Instant::now();
                 }
             }
             while let Ok(input) = self.inputs.try_recv() {
-                arrived = arrived.or_else(|| Some(Instant::now()));
                 self.fold(input);
-                changed = true;
             }
-            if read.is_none() && self.reading.is_none() && self.read_at <= Instant::now() {
+            let reading = self.read_at <= Instant::now();
+            if reading {
                 self.events.drain();
                 last_read = Instant::now();
                 self.read_at = last_read + self.verify;
-                let told = self.told.take();
-                if self.reconciler.has_read() && self.useless < USELESS {
-                    if !self.begin(told) {
-                        self.read_at = Instant::now() + self.next_retry();
-                    }
-                } else if self.read_now().await {
-                    arrived = told.or(arrived);
-                    read = Some(last_read);
-                    changed = true;
-                } else {
+                if !self.read().await {
                     self.read_at = Instant::now() + self.next_retry();
                     continue;
                 }
             }
-            if !changed {
-                continue;
-            }
-            let pass = self.pass(arrived, read.is_some()).await;
-            if let Some(begun) = read
-                && pass.outcome.made.is_empty()
-                && pass.outcome.failures.is_empty()
-            {
-                self.metrics.verified(begun.elapsed());
+            let pass = self.pass(arrived, reading).await;
+            if reading && pass.outcome.made.is_empty() && pass.outcome.failures.is_empty() {
+                self.metrics.verified(last_read.elapsed());
             }
             carry_out(pass);
         }
@@ -186,69 +134,18 @@ impl<M: Machine> Engine<M> {
         self.state.apply(input, Time(self.begun.elapsed()));
     }
 
-    /// Reads the host while all else waits.
-    async fn read_now(&mut self) -> bool {
-        self.useless = 0;
+    async fn read(&mut self) -> bool {
         match self.reconciler.observe().await {
             Ok(host) => {
                 self.fold(M::host(host));
                 true
             }
             Err(error) => {
-                self.unread(&error);
+                tracing::warn!(%error, "the kernel's state can't be read; it is tried again");
+                self.metrics.error(error.kind());
                 false
             }
         }
-    }
-
-    /// Begins to read the host; `told`: when the kernel told of what is to be read.
-    fn begin(&mut self, told: Option<Instant>) -> bool {
-        let begun = Instant::now();
-        match self.reconciler.read() {
-            Ok(reading) => {
-                self.reading = Some(Look {
-                    reading,
-                    begun,
-                    told,
-                });
-                true
-            }
-            Err(error) => {
-                self.unread(&error);
-                false
-            }
-        }
-    }
-
-    /// Takes what was read, if it is of any use; else it is read again.
-    fn accept(&mut self, seen: Seen, told: Option<Instant>) -> bool {
-        let pause = match self.reconciler.accept(seen) {
-            Ok(Some(host)) => {
-                self.useless = 0;
-                self.fold(M::host(host));
-                return true;
-            }
-            Ok(None) => {
-                self.useless += 1;
-                if told.is_none() {
-                    // The change has its own turn.
-                    return false;
-                }
-                GATHER
-            }
-            Err(error) => {
-                self.unread(&error);
-                self.next_retry()
-            }
-        };
-        self.told = told.or(self.told);
-        self.read_at = Instant::now() + pause;
-        false
-    }
-
-    fn unread(&self, error: &Error) {
-        tracing::warn!(%error, "the kernel's state can't be read; it is tried again");
-        self.metrics.error(error.kind());
     }
 
     async fn pass(&mut self, arrived: Option<Instant>, verified: bool) -> Pass<M::Plan> {
@@ -306,14 +203,6 @@ impl<M: Machine> Engine<M> {
     fn next_retry(&mut self) -> Duration {
         self.retry = (self.retry * 2).clamp(Duration::from_millis(100), LONGEST_RETRY);
         self.retry
-    }
-}
-
-/// The end of a reading; never, if none is under way.
-async fn end(look: &mut Option<Look>) -> Seen {
-    match look {
-        Some(look) => look.reading.end().await,
-        None => pending().await,
     }
 }
 

@@ -5,7 +5,6 @@
 //!
 //! Nothing here decides anything about networking.
 
-mod aside;
 mod datagram;
 pub mod drain;
 pub mod engine;
@@ -28,7 +27,6 @@ pub mod settings;
 pub mod uninstall;
 pub mod writer;
 
-pub use aside::aside;
 pub use drain::Drain;
 pub use metrics::Metrics;
 pub use readiness::{Heartbeat, Readiness};

@@ -33,7 +33,7 @@ use std::collections::BTreeSet;
 pub use conntrack::{Flow, Tuple};
 pub use error::{Error, Failure};
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_SOCK_DIAG};
-pub use reconciler::{Outcome, Reading, Reconciler, Seen};
+pub use reconciler::{Outcome, Reconciler};
 use strait_host::leftovers::{Backend, Found, Names, XtTable};
 use strait_host::nft::TableId;
 use strait_host::{Change, Family, Filtering, Host};
@@ -65,10 +65,6 @@ impl Kernel {
         reason = "callers need not change if it ever waits"
     )]
     pub async fn connect() -> Result<Self, Error> {
-        Self::open()
-    }
-
-    fn open() -> Result<Self, Error> {
         Ok(Self {
             rt: Socket::open(NETLINK_ROUTE)?,
             nf: Socket::open(NETLINK_NETFILTER)?,
@@ -82,10 +78,6 @@ impl Kernel {
     /// [`Error::Unsteady`] if something changed during each of several attempts, else what the kernel says.
     pub async fn observe(&mut self, tables: &BTreeSet<TableId>) -> Result<Host, Error> {
         tokio::task::yield_now().await;
-        self.read(tables)
-    }
-
-    fn read(&mut self, tables: &BTreeSet<TableId>) -> Result<Host, Error> {
         observe::observe(&mut self.rt, &mut self.nf, tables)
     }
 

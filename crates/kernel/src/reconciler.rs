@@ -1,28 +1,20 @@
 //! Makes what one owner wants true: by the difference with what is believed, and by verifying.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::pending;
-use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use strait_host::{Change, Conflict, Contention, Host, Owner, Wanted, diff};
-use tokio::task::JoinHandle;
 
 use crate::{Error, Event, Failure, Kernel};
 
 /// Keeps what one owner wants of this host.
 ///
 /// A change goes by the difference with what the host is believed to have, without reading it again; who calls
-/// [`Reconciler::observe`] first verifies. Reading takes a while where there is much: [`Reconciler::read`] does it on another
-/// thread.
+/// [`Reconciler::observe`] first verifies.
 #[derive(Debug)]
 pub struct Reconciler {
     kernel: Kernel,
-    /// What reads on another thread, unless it does so now.
-    reader: Option<Kernel>,
-    /// How often anything was changed.
-    changed: u64,
     owner: Owner,
     believed: Option<Arc<Host>>,
     /// What was believed before the host was read, until the next pass.
@@ -50,48 +42,12 @@ pub struct Outcome {
     pub retry_after: Option<Duration>,
 }
 
-/// A reading of the host that is under way, while what is wanted goes on being made.
-#[derive(Debug)]
-pub struct Reading {
-    changed: u64,
-    task: JoinHandle<(Kernel, Result<Host, Error>)>,
-}
-
-/// What [`Reconciler::accept`] takes.
-#[derive(Debug)]
-pub struct Seen {
-    changed: u64,
-    kernel: Kernel,
-    host: Result<Host, Error>,
-}
-
-impl Reading {
-    /// Waits for its end. Dropping the future loses nothing; after its end it must not be waited for again.
-    pub async fn end(&mut self) -> Seen {
-        let (kernel, host) = match (&mut self.task).await {
-            Ok(read) => read,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => resume_unwind(panic),
-                // The runtime is shutting down.
-                Err(_) => pending().await,
-            },
-        };
-        Seen {
-            changed: self.changed,
-            kernel,
-            host,
-        }
-    }
-}
-
 impl Reconciler {
     /// For the namespace of the calling thread.
     #[must_use]
     pub fn new(kernel: Kernel, owner: Owner) -> Self {
         Self {
             kernel,
-            reader: None,
-            changed: 0,
             owner,
             believed: None,
             expected: None,
@@ -122,50 +78,9 @@ impl Reconciler {
     /// # Errors
     /// What the kernel says; what was believed stays.
     pub async fn observe(&mut self) -> Result<Arc<Host>, Error> {
-        let host = self.kernel.observe(&self.owner.tables).await?;
-        Ok(self.believe(host))
-    }
-
-    /// Whether the host was read before.
-    #[must_use]
-    pub fn has_read(&self) -> bool {
-        self.believed.is_some()
-    }
-
-    /// Begins to read the host, on another thread of the runtime and of this thread's namespace.
-    ///
-    /// # Errors
-    /// [`Error::Open`] if the process has no descriptors left.
-    pub fn read(&mut self) -> Result<Reading, Error> {
-        let mut kernel = match self.reader.take() {
-            Some(kernel) => kernel,
-            None => Kernel::open()?,
-        };
-        let tables = self.owner.tables.clone();
-        let read = move || {
-            let host = kernel.read(&tables);
-            (kernel, host)
-        };
-        Ok(Reading {
-            changed: self.changed,
-            task: tokio::task::spawn_blocking(read),
-        })
-    }
-
-    /// Takes what was read. `None` if something was changed since the reading began: whether that was seen is not known, so
-    /// that it is of no use.
-    ///
-    /// # Errors
-    /// What the kernel said; what was believed stays.
-    pub fn accept(&mut self, seen: Seen) -> Result<Option<Arc<Host>>, Error> {
-        self.reader = Some(seen.kernel);
-        let host = seen.host?;
-        Ok((seen.changed == self.changed).then(|| self.believe(host)))
-    }
-
-    fn believe(&mut self, host: Host) -> Arc<Host> {
+        let host = Arc::new(self.kernel.observe(&self.owner.tables).await?);
         self.expected = self.believed.take();
-        self.believed.insert(Arc::new(host)).clone()
+        Ok(self.believed.insert(host).clone())
     }
 
     /// What would be changed; `None` before the host was read.
@@ -187,9 +102,6 @@ impl Reconciler {
             self.contention.forget();
         }
         let changes = self.contention.admit(difference.changes, now);
-        if !changes.is_empty() {
-            self.changed += 1;
-        }
         let failures = self.kernel.apply(&changes).await;
         let mut made = changes;
         made.retain(|change| !failures.iter().any(|f| f.change == *change));

@@ -9,7 +9,6 @@ use strait_core::route_agent::leftovers::{Leftover, names};
 use strait_daemon::Metrics;
 use strait_host::Change;
 use strait_kernel::{Error, Kernel};
-use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 /// A set of ipset is in use for a moment longer than the rule that referred to it; iptables may hold its lock.
@@ -17,13 +16,12 @@ const FIRST_RETRY: Duration = Duration::from_millis(50);
 
 /// Looks at start, every `pause`, and after each removal; removes what the sender sends.
 pub(crate) fn start(
-    aside: &Handle,
     pause: Duration,
     inputs: mpsc::Sender<Input>,
     metrics: Metrics,
 ) -> watch::Sender<Vec<Leftover>> {
     let (sender, receiver) = watch::channel(Vec::new());
-    aside.spawn(async move {
+    tokio::spawn(async move {
         match Kernel::connect().await {
             Ok(kernel) => {
                 let adopter = Adopter {

@@ -7,16 +7,15 @@ use std::time::Duration;
 use strait_core::route_agent::flows::{Flow, FlowRules};
 use strait_daemon::Metrics;
 use strait_kernel::{Error, Kernel};
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 /// A packet that was under way while the rules changed may still bind; it is looked for once more after this time.
 const AGAIN: Duration = Duration::from_millis(200);
 
 /// Sweeps at start, and whenever the sender sends.
-pub(crate) fn start(aside: &Handle, metrics: Metrics) -> watch::Sender<Option<FlowRules>> {
+pub(crate) fn start(metrics: Metrics) -> watch::Sender<Option<FlowRules>> {
     let (sender, mut receiver) = watch::channel(None);
-    aside.spawn(async move {
+    tokio::spawn(async move {
         let kernel = match Kernel::connect().await {
             Ok(kernel) => kernel,
             Err(error) => {

@@ -1,7 +1,6 @@
 //! The route agent as a process: its state in the main loop, and what becomes of a plan beside the kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -45,15 +44,8 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
         metrics: metrics.clone(),
     };
     admin.start(configuration.admin, &drain);
-    let kubeconfig = configuration.kubeconfig.clone();
-    let client = cluster_client(kubeconfig.as_deref())
+    let client = cluster_client(configuration.kubeconfig.as_deref())
         .await
-        .context("client of the cluster's API")?;
-    let aside = strait_daemon::aside().context("a thread aside")?;
-    // Its connections live on the runtime on which it is made.
-    let apart = aside
-        .spawn(async move { cluster_client(kubeconfig.as_deref()).await })
-        .await?
         .context("client of the cluster's API")?;
     let (sender, inputs) = inputs::start(&client, &configuration.core);
     events::start(
@@ -65,18 +57,8 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
             node: configuration.core.node.clone(),
         },
     );
-    firewall::start(
-        &aside,
-        configuration.verify,
-        sender.clone(),
-        metrics.clone(),
-    );
-    let leftovers = adopt::start(
-        &aside,
-        configuration.verify,
-        sender.clone(),
-        metrics.clone(),
-    );
+    firewall::start(configuration.verify, sender.clone(), metrics.clone());
+    let leftovers = adopt::start(configuration.verify, sender.clone(), metrics.clone());
     let follow = follow::start(&configuration.core, &client, &metrics, sender.clone())?;
     let mut agent = Agent {
         follow,
@@ -90,8 +72,8 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
             Input::Health,
         )
         .context("a thread for pings")?,
-        status: status::start(&aside, apart, configuration.verify, metrics.clone()),
-        flows: flows::start(&aside, metrics.clone()),
+        status: status::start(client, configuration.verify, metrics.clone()),
+        flows: flows::start(metrics.clone()),
         leftovers,
         told: Told::default(),
     };
@@ -116,7 +98,7 @@ struct Agent {
     pools: pools::Pools,
     reap: watch::Sender<Reaping>,
     health: watch::Sender<BTreeSet<Target>>,
-    status: watch::Sender<Option<Arc<Account>>>,
+    status: watch::Sender<Option<Account>>,
     flows: watch::Sender<Option<FlowRules>>,
     leftovers: watch::Sender<Vec<Leftover>>,
     told: Told,
@@ -161,7 +143,7 @@ impl Agent {
         if let Some(account) = &mut plan.account {
             account.tell(&conditions);
         }
-        replace(&self.status, plan.account.map(Arc::new));
+        replace(&self.status, plan.account);
     }
 }
 

@@ -1,7 +1,6 @@
-//! Keeps this node's RouteAgent object equal to what the plan says, off the main loop: it tells of every remote cluster.
+//! Keeps this node's RouteAgent object equal to what the plan says.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
@@ -11,7 +10,6 @@ use strait_api::Object;
 use strait_core::route_agent::Account;
 use strait_daemon::Metrics;
 use strait_daemon::objects::{Annotations, WriteError, get, put};
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -21,16 +19,15 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// come together are one write.
 const GAP: Duration = Duration::from_micros(500);
 
-/// Writes the newest object that was sent, until it is written, by a client that was made on that runtime. Every `verify` it is looked at though nothing changed: somebody
+/// Writes the newest object that was sent, until it is written. Every `verify` it is looked at though nothing changed: somebody
 /// may have removed it.
 pub(crate) fn start(
-    aside: &Handle,
     client: Client,
     verify: Duration,
     metrics: Metrics,
-) -> watch::Sender<Option<Arc<Account>>> {
-    let (sender, mut receiver) = watch::channel::<Option<Arc<Account>>>(None);
-    aside.spawn(async move {
+) -> watch::Sender<Option<Account>> {
+    let (sender, mut receiver) = watch::channel::<Option<Account>>(None);
+    tokio::spawn(async move {
         let mut writer = Writer {
             client,
             since: None,
@@ -40,8 +37,7 @@ pub(crate) fn start(
         let mut told = false;
         loop {
             let mut gap = Duration::ZERO;
-            let newest = receiver.borrow_and_update().clone();
-            let wanted = newest.map(|account| {
+            let wanted = receiver.borrow_and_update().as_ref().map(|account| {
                 let remotes = account.status.remote_endpoints.len();
                 gap = GAP * u32::try_from(remotes).unwrap_or(u32::MAX);
                 account.object()
