@@ -58,9 +58,9 @@ async fn after_failures(longest: Duration, changes: &mut Changes) -> Change<Stri
     let end = Instant::now() + longest;
     loop {
         let left = end.saturating_duration_since(Instant::now());
-        match within(left, changes).await {
-            Change::Failed(_) => {}
-            change => return change,
+        let change = within(left, changes).await;
+        if !matches!(change, Change::Failed(_)) {
+            return change;
         }
     }
 }
