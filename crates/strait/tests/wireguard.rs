@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use common::{assert_all_good, joined};
 use strait_lab::matrix::ways;
-use strait_lab::{Cable, Cni, Families, Family, Flow, Lab, Options, Role};
+use strait_lab::{Cable, Cni, Families, Family, Flow, Lab, Nat, Options, Role};
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -364,4 +364,29 @@ fn a_link_of_ours_that_is_in_the_way_is_replaced_and_somebody_elses_is_not() {
     lab.wait_until_joined(PATIENCE).expect("it is joined");
     assert_eq!(kind(), ours);
     assert_all_good(&lab, &ways(lab.topology()));
+}
+
+fn behind(purpose: &str, nat: Nat) {
+    let lab = joined(purpose, Options { nat, ..options() });
+    assert_all_good(&lab, &ways(lab.topology()));
+    // The NAT's entry is of the socket, which outlives the process.
+    let flow = lab
+        .flow(&Flow::new("west-2-a", "east-2-a"))
+        .expect("a flow");
+    sleep(Duration::from_millis(500));
+    lab.crash("east-1", Role::Gateway).expect("it dies");
+    sleep(Duration::from_millis(1500));
+    let udp = flow.end().expect("a report").udp;
+    assert!(udp.longest_gap_ms < LONGEST_GAP_MS, "{udp:?}");
+    assert_all_good(&lab, &ways(lab.topology()));
+}
+
+#[test]
+fn gateways_with_public_addresses_of_their_own_behind_nats_are_joined() {
+    behind("wgcone", Nat::FullCone);
+}
+
+#[test]
+fn gateways_behind_nats_that_let_in_only_what_answers_are_joined() {
+    behind("wgport", Nat::PortRestricted);
 }
