@@ -3,6 +3,7 @@
 //! A client is made without the network: a server that is away is met by the first request, and by each watch as
 //! [`Change::Failed`], never by a process that does not start.
 
+mod broker;
 mod client;
 mod lenient;
 mod pauses;
@@ -11,7 +12,8 @@ pub(crate) mod scripted;
 mod transport;
 mod watch;
 
-pub use client::{BROKER, BrokerSettings, ClientError, broker_client, cluster_client};
+pub use broker::{BROKER, BrokerSettings, broker_client};
+pub use client::{ClientError, cluster_client};
 pub use watch::{Change, Item, Watch};
 
 use ::kube::core::ApiResource;
@@ -52,4 +54,21 @@ pub fn describe(error: &Error) -> String {
         source = cause.source();
     }
     text
+}
+
+/// Whether a request failed since the server's certificate is not to be trusted.
+fn distrusted(error: &Error) -> bool {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(cause) = next {
+        if let Some(rustls::Error::InvalidCertificate(_)) = cause.downcast_ref() {
+            return true;
+        }
+        let io = cause.downcast_ref::<std::io::Error>();
+        // What is wrapped in an error of I/O is not its source.
+        next = match io.and_then(std::io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => cause.source(),
+        };
+    }
+    false
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures::StreamExt;
 use kube::Client;
 use kube::api::{Api, DynamicObject, ListParams, WatchEvent, WatchParams};
-use strait_api::{Kind, Object};
-use strait_core::gateway::{Input, Settings, State};
+use strait_api::{Kind, Object, Term};
+use strait_core::gateway::{Input, Settings, Standing, State};
 use strait_core::{Driver, Event, Machine, Time};
 use strait_daemon::Metrics;
 use strait_daemon::engine::replace;
@@ -100,6 +100,12 @@ fn start(octet: u8, cluster: Client, broker: Client) -> Gateway {
             ..strait_api::Node::default()
         };
         state.apply(Input::Host(Arc::new(host(octet))), Time::default());
+        // It is the only one of its cluster.
+        let first = Standing::Active(Term {
+            lease: 1,
+            ballot: 0,
+        });
+        state.apply(Input::Standing(first), Time::default());
         loop {
             let input = tokio::select! {
                 input = from.recv() => match input {

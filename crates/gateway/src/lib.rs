@@ -10,6 +10,8 @@ mod held;
 mod inputs;
 mod pod;
 mod public;
+#[cfg(test)]
+mod renewed;
 mod run;
 #[cfg(test)]
 mod server;

@@ -1,5 +1,6 @@
 //! An API server for tests, with our kinds of objects.
 
+use std::net::SocketAddr;
 use std::path::Path;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -18,8 +19,12 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) async fn start() -> Self {
+        Self::at(([127, 0, 0, 1], 0).into()).await
+    }
+
+    pub(crate) async fn at(listen: SocketAddr) -> Self {
         let dir = TempDir::new().unwrap();
-        let running = run(dir.path()).await;
+        let running = run(dir.path(), listen).await;
         let text = std::fs::read_to_string(&running.admin_kubeconfig).unwrap();
         let admin = client(&text).await;
         let definitions: Api<CustomResourceDefinition> = Api::all(admin.clone());
@@ -38,14 +43,37 @@ impl Server {
 
     /// One who may do this only.
     pub(crate) async fn user(&self, name: &str, rules: Vec<Rule>) -> Client {
-        let token = Tokens::change(self.dir.path(), |tokens| tokens.add(name, rules)).unwrap();
+        let token = self.token(name, rules);
         client(&self.running.kubeconfig(name, &token).unwrap()).await
+    }
+
+    /// Another token of one who may do this.
+    pub(crate) fn token(&self, name: &str, rules: Vec<Rule>) -> String {
+        Tokens::change(self.dir.path(), |tokens| tokens.add(name, rules)).unwrap()
+    }
+
+    /// No token of theirs is good any more.
+    pub(crate) fn revoke(&self, name: &str) {
+        Tokens::change(self.dir.path(), |tokens| Ok(tokens.remove(name))).unwrap();
+    }
+
+    /// PEM of its certificate authority.
+    pub(crate) fn ca(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("ca.crt")).unwrap()
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.running.local_addr
+    }
+
+    pub(crate) async fn stop(self) {
+        self.running.shutdown().await;
     }
 }
 
-async fn run(dir: &Path) -> Running {
+async fn run(dir: &Path, listen: SocketAddr) -> Running {
     let config = Config {
-        listen: "127.0.0.1:0".parse().unwrap(),
+        listen,
         dir: dir.to_owned(),
         sans: vec![],
     };

@@ -27,7 +27,7 @@ const HEALTH_UNIT: Duration = Duration::from_secs(1);
 const LONGEST_LEASE: Duration = Duration::from_secs(86_400);
 
 /// The settings of the gateway, beside those of every process.
-pub static TABLE: [Setting; 34] = [
+pub static TABLE: [Setting; 35] = [
     MEMBER[0],
     MEMBER[1],
     MEMBER[2],
@@ -129,6 +129,7 @@ pub static TABLE: [Setting; 34] = [
     BROKER[2],
     BROKER[3],
     BROKER[4],
+    BROKER[5],
 ];
 
 /// The command line of `strait gateway`.

@@ -47,7 +47,7 @@ impl State {
         self.expiry = expiry;
     }
 
-    /// What this cluster is to have on the broker, as changes.
+    /// What this cluster is to have on the broker in this turn, as changes.
     pub(super) fn on_broker(
         &self,
         cluster: &Object,
@@ -59,37 +59,33 @@ impl State {
         if !self.clusters.is_known() || !self.broker_clusters.is_known() {
             return Vec::new();
         }
+        let endpoints = &self.broker_endpoints;
+        if self.owner().is_some() {
+            return changes(endpoints, &[], &self.stored, |e| {
+                is_own_on_broker(e, &s.cluster) && uid(&e.object) == Some(self.uid.as_str())
+            });
+        }
         let copy =
             |object, beat| to_broker(object, &s.broker_namespace, &s.cluster, &self.uid, beat);
-        let is = |entry: &Object| uid(entry).is_none_or(|uid| uid == self.uid);
-        if self.owner().is_some() {
-            let mine = |e: &Entry<Endpoint>| {
-                is_own_on_broker(e, &s.cluster) && uid(&e.object) == Some(self.uid.as_str())
-            };
-            return changes(&self.broker_endpoints, &[], &self.stored, mine);
-        }
-        let mut all = changes(
+        let left = |name: &str| self.expiry.is_silent(name);
+        let clusters = changes(
             &self.broker_clusters,
             &[copy(cluster, None)],
             &self.stored,
-            |e| is_own_on_broker(e, &s.cluster) && is(&e.object),
+            |e| is_own_on_broker(e, &s.cluster) && !self.is_rivals(&e.object),
         );
-        all.extend(changes(
-            &self.broker_endpoints,
-            &[copy(endpoint, self.beat)],
-            &self.stored,
-            |e| {
-                let left = self.expiry.is_silent(&e.object.key.name);
-                is_own_on_broker(e, &s.cluster) && !is(&e.object) && left
-            },
-        ));
-        all.extend(superseded(
-            &self.broker_endpoints,
-            &endpoint.key.name,
-            turn,
-            |e| is_own_on_broker(e, &s.cluster) && is(&e.object),
-        ));
-        ordered(all)
+        let copies = changes(endpoints, &[copy(endpoint, self.beat)], &self.stored, |e| {
+            is_own_on_broker(e, &s.cluster) && self.is_rivals(&e.object) && left(&e.object.key.name)
+        });
+        let older = superseded(endpoints, &endpoint.key.name, turn, |e| {
+            is_own_on_broker(e, &s.cluster) && !self.is_rivals(&e.object)
+        });
+        ordered(clusters.into_iter().chain(copies).chain(older).collect())
+    }
+
+    /// Whether an object on the broker says that it is of another cluster than this one, though that has our id.
+    pub(super) fn is_rivals(&self, object: &Object) -> bool {
+        uid(object).is_some_and(|uid| uid != self.uid)
     }
 
     /// The identity of another cluster that has our id, unless nothing is heard of it any more.
@@ -108,10 +104,9 @@ impl State {
 
     /// Endpoints on the broker of other clusters that have our id.
     fn rivals(&self) -> impl Iterator<Item = &Entry<Endpoint>> {
-        self.broker_endpoints.values().filter(|e| {
-            is_own_on_broker(e, &self.settings.cluster)
-                && uid(&e.object).is_some_and(|uid| uid != self.uid)
-        })
+        self.broker_endpoints
+            .values()
+            .filter(|e| is_own_on_broker(e, &self.settings.cluster) && self.is_rivals(&e.object))
     }
 
     /// Another cluster has our id.
@@ -203,6 +198,10 @@ impl<'a> Life<'a> {
     /// Whether there is proof that the tunnel to an Endpoint does not work.
     fn is_dead(&self, endpoint: &Endpoint) -> bool {
         let driver = self.state.settings.driver;
+        // A standby has other tunnels than the one that counts, or none.
+        if self.state.own_turn().is_none() {
+            return false;
+        }
         if endpoint.backend != driver.name() {
             return true;
         }

@@ -64,10 +64,10 @@ impl State {
             return None;
         }
         let of_cluster = |e: &&Endpoint| e.cluster == self.settings.cluster;
-        let all = self
-            .endpoints
-            .values()
-            .chain(self.broker_endpoints.values());
+        // Another cluster that has our id has other gateways.
+        let on_broker = self.broker_endpoints.values();
+        let on_broker = on_broker.filter(|e| !self.is_rivals(&e.object));
+        let all = self.endpoints.values().chain(on_broker);
         let parsed = all.filter_map(|e| e.parsed.as_ref().ok());
         let seen = parsed.filter(of_cluster).filter_map(turn_of).max();
         let own = own.filter(|_| self.endpoints.is_known());

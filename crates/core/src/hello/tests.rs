@@ -155,26 +155,61 @@ fn only_who_has_the_secret_and_is_a_gateway_is_heard() {
     );
 }
 
+/// The corpus: datagrams, and what may stand in one, which must be sealed first.
+const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/hello-corpus");
+
+/// A datagram with this content, of one that has the secret.
+fn sealed(content: &[u8]) -> Vec<u8> {
+    let id = &ring::digest::digest(&ring::digest::SHA256, SECRET);
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, SECRET);
+    let tag = ring::hmac::sign(&key, content);
+    [b"sth\x01", &id.as_ref()[..4], tag.as_ref(), content].concat()
+}
+
 #[test]
 fn no_bytes_make_it_panic_even_from_one_that_has_the_secret() {
     let (mut a, mut b) = (mesh("a", 1), mesh("b", 2));
-    let said = talk(&mut a, &mut b, 0, 500);
-    let mut dice = strait_fuzz::Dice::new(0x5eed);
-    for _ in 0..20_000 {
-        let changed = strait_fuzz::change(&mut dice, &said);
-        let _ = b.receive(&changed, source("a"), at(500));
+    talk(&mut a, &mut b, 0, 500);
+    let b = std::cell::RefCell::new(b);
+    strait_fuzz::fuzz(CORPUS, 20_000, |bytes| {
+        let mut b = b.borrow_mut();
+        let _ = b.receive(bytes, source("a"), at(500));
+        let _ = b.receive(&sealed(bytes), source("a"), at(500));
         // Sealed anew, so that the content is read.
-        if let Some(content) = changed.get(40..) {
-            let tag = ring::hmac::sign(
-                &ring::hmac::Key::new(ring::hmac::HMAC_SHA256, SECRET),
-                content,
-            );
-            let sealed = [&said[0][..8], tag.as_ref(), content].concat();
-            let _ = b.receive(&sealed, source("a"), at(500));
+        if let Some(content) = bytes.get(40..) {
+            let _ = b.receive(&sealed(content), source("a"), at(500));
+        }
+    });
+    // Who has the secret can disturb a session, but not for long.
+    let mut b = b.into_inner();
+    talk(&mut a, &mut b, 2000, 4000);
+    assert!(hears(&b, 4000));
+}
+
+#[test]
+fn the_corpus_holds_what_is_taken_and_what_is_refused_for_each_reason() {
+    let mut seen = std::collections::BTreeSet::new();
+    for bytes in strait_fuzz::corpus(CORPUS) {
+        for datagram in [bytes.clone(), sealed(&bytes)] {
+            let mut b = mesh("b", 2);
+            seen.insert(b.receive(&datagram, source("a"), at(0)).err());
         }
     }
-    talk(&mut a, &mut b, 2000, 2100);
-    assert!(hears(&b, 2100));
+    let refusals = [
+        Refusal::NotHello,
+        Refusal::Version,
+        Refusal::UnknownKey,
+        Refusal::WrongSeal,
+        Refusal::Malformed,
+        Refusal::UnknownPeer,
+    ];
+    let missing: Vec<_> = refusals
+        .into_iter()
+        .map(Some)
+        .chain([None])
+        .filter(|wanted| !seen.contains(wanted))
+        .collect();
+    assert!(missing.is_empty(), "{missing:?}");
 }
 
 #[test]

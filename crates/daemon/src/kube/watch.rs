@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::lenient::Lenient;
 use super::pauses::Pauses;
-use super::{describe, serves};
+use super::{describe, distrusted, serves};
 
 /// What happened to the objects that are watched.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -359,7 +359,10 @@ impl<T, F: Fn(&DynamicObject) -> Result<T, String>> Watching<F> {
                 None
             }
             Err(error) => {
-                self.phase = Phase::Start { version };
+                // One that shows another certificate is another server: versions of the one before mean nothing there.
+                if !distrusted(&error) {
+                    self.phase = Phase::Start { version };
+                }
                 Some(self.failed(format!("cannot watch: {}", describe(&error))))
             }
         }

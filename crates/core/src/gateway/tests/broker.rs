@@ -322,3 +322,48 @@ fn a_gateway_of_the_same_cluster_has_the_identity_that_stands_in_the_cluster() {
     };
     assert_eq!(cluster.annotations[ANNOTATION_CLUSTER_UID], "uid-east");
 }
+
+#[test]
+fn a_standby_takes_nobody_for_gone_whatever_its_own_tunnels_do() {
+    for (standing, gone) in [
+        (Input::Standing(Standing::Standby), false),
+        (active(1), true),
+    ] {
+        let mut s = state();
+        s.apply(standing, at(0));
+        // A driver that does not match is a tunnel that never works.
+        let mut west = remote("west", "west", "wireguard", "10.2.0.0/16");
+        let beat = (ANNOTATION_HEARTBEAT.to_owned(), "1".to_owned());
+        west.object.annotations.extend([beat]);
+        arrive(&mut s, &west);
+        for minute in 1..=20 {
+            let mut north = remote("north", "north", "vxlan", "10.5.0.0/16");
+            let beat = (ANNOTATION_HEARTBEAT.to_owned(), minute.to_string());
+            north.object.annotations.extend([beat]);
+            let name = north.object.key.name.clone();
+            let beaten = Event::Applied(name, Ok(north));
+            s.apply(Input::BrokerEndpoints(beaten), minutes(minute));
+        }
+        let said = said(&s.plan(), "ClusterGone").map(str::to_owned);
+        assert_eq!(said.is_some(), gone, "{said:?}");
+    }
+}
+
+#[test]
+fn the_turns_of_another_cluster_with_our_id_are_none_of_our_elections_business() {
+    let (mut ours, mut other) = (state(), twin());
+    other.apply(active(99), at(0));
+    let mut broker = BTreeMap::new();
+    settle_broker(&mut other, &mut broker);
+    show(&mut ours, &broker, at(1));
+    assert_eq!(ours.plan().election.unwrap().seen, None);
+    // The same Endpoint would count if it were of another gateway of this cluster.
+    for object in broker.values_mut() {
+        let own = "uid-east".to_owned();
+        object
+            .annotations
+            .insert(ANNOTATION_CLUSTER_UID.into(), own);
+    }
+    show(&mut ours, &broker, at(2));
+    assert_eq!(ours.plan().election.unwrap().seen.unwrap().term.lease, 99);
+}

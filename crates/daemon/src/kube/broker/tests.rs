@@ -1,8 +1,11 @@
+use std::path::PathBuf;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 
-use super::{BROKER, BrokerSettings, broker_client, cluster_client};
+use super::{BROKER, BrokerSettings, broker_client};
+use crate::kube::cluster_client;
 use crate::settings::{Settings, SettingsError, command};
 
 fn read(environment: &[(&str, &str)]) -> Result<BrokerSettings, SettingsError> {
@@ -33,7 +36,8 @@ async fn a_broker_client_is_made_from_the_operators_variables_without_the_networ
     ])
     .unwrap();
     assert_eq!(broker.server, "https://192.0.2.1:6443/");
-    assert_eq!((broker.token.expose(), broker.insecure), ("hunter2", false));
+    let token = broker.token.as_ref().map(crate::Secret::expose);
+    assert_eq!((token, broker.insecure), (Some("hunter2"), false));
     assert!(!format!("{broker:?}").contains("hunter2"));
     assert_eq!(
         broker_client(&broker).unwrap().default_namespace(),
@@ -89,4 +93,29 @@ async fn a_kubeconfig_that_is_not_there_is_named() {
         .err()
         .unwrap();
     assert!(error.to_string().contains("/no/such/kubeconfig"), "{error}");
+}
+
+#[test]
+fn a_mounted_secret_does_for_the_token_and_nothing_else_is_one() {
+    let with = |secret: &str| {
+        read(&[
+            ("BROKER_K8S_APISERVER", "192.0.2.1:6443"),
+            ("BROKER_K8S_REMOTENAMESPACE", "submariner-k8s-broker"),
+            ("BROKER_K8S_SECRET", secret),
+        ])
+    };
+    for (secret, files) in [
+        (
+            "submariner-broker-secret",
+            "/run/secrets/submariner.io/submariner-broker-secret",
+        ),
+        ("/etc/strait/broker", "/etc/strait/broker"),
+    ] {
+        assert_eq!(with(secret).unwrap().files.unwrap(), PathBuf::from(files));
+    }
+    for bad in ["../x", "a/b", ".."] {
+        assert!(with(bad).is_err(), "{bad}");
+    }
+    let without = with("").unwrap_err();
+    assert_eq!(without.problems()[0].name, "BROKER_K8S_APISERVERTOKEN");
 }
