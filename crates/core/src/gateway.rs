@@ -126,6 +126,8 @@ pub struct State {
     nodes: Source<Node>,
     gateways: Source<EndpointSpec>,
     standing: Standing,
+    /// When another gateway took this one's place, for a moment.
+    retired: Option<Time>,
     health: Results,
     device: Option<Result<Device, String>>,
     tunnels: Tunnels,
@@ -157,6 +159,7 @@ impl State {
             nodes: Source::default(),
             gateways: Source::default(),
             standing: Standing::default(),
+            retired: None,
             health: Results::default(),
             device: None,
             tunnels: Tunnels::default(),
@@ -183,7 +186,7 @@ impl Machine for State {
             Input::BrokerEndpoints(event) => self.broker_endpoints.apply(event, now),
             Input::Nodes(event) => self.nodes.apply(event, now),
             Input::Gateways(event) => self.gateways.apply(event, now),
-            Input::Standing(standing) => self.standing = standing,
+            Input::Standing(standing) => self.stand(standing, now),
             Input::Health(results) => self.health = results,
             Input::Device(device) => self.device = Some(device),
             Input::Tunnels(tunnels) => self.tunnels = tunnels,
@@ -208,6 +211,7 @@ impl Machine for State {
         self.recognise();
         self.look_for_signs_of_life(now);
         self.gateways.tick(now);
+        self.retired = self.retired.filter(|at| now < *at + turns::RETIRE);
     }
 
     fn deadline(&self) -> Option<Time> {
@@ -219,6 +223,7 @@ impl Machine for State {
             self.nodes.deadline(),
             self.expiry.deadline(),
             self.gateways.deadline(),
+            self.retired.map(|at| at + turns::RETIRE),
         ]
         .into_iter()
         .flatten()

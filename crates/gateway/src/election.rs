@@ -13,8 +13,10 @@ use strait_core::hello::Refusal;
 use strait_daemon::hello::{Dropped, Finding, Sockets, random, secrets};
 use strait_daemon::{Drain, Metrics, lease};
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep_until;
+use tokio::time::{sleep, sleep_until};
 
+/// How long one that has handed over goes on: what is under way to it still gets through a device that ends with it.
+const LINGER: Duration = Duration::from_millis(300);
 /// How long the loop sleeps at most.
 const LONG: Duration = Duration::from_secs(3600);
 
@@ -115,6 +117,9 @@ impl Member {
             self.feed(Input::Tick);
             self.tell();
             if self.election.is_over(self.now()) {
+                if *self.standing.borrow() == Standing::Standby {
+                    sleep(LINGER).await;
+                }
                 return;
             }
         }

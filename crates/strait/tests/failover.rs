@@ -224,19 +224,19 @@ fn without_the_api_server_the_one_that_is_heard_goes_on_and_a_dead_one_is_replac
  {
     let lab = lab("failover-api");
     let before = one_is_active(&lab, &[FIRST, SECOND]);
-    // Longer than the Lease holds.
-    let report = through(&lab, "API server away", 18, || {
-        lab.kill_what("control-east", None).expect("it ends");
+    // Longer than the Lease holds. It takes connections, and says nothing.
+    let report = through(&lab, "API server that hangs", 18, || {
+        lab.stop("control-east", None).expect("it stands still");
     });
     gap_within(&report, 500.0);
-    let report = through(&lab, "node without power, API server away", 4, || {
+    let report = through(&lab, "node without power, API server that hangs", 4, || {
         lab.power_off(&before).expect("it is off");
     });
     gap_within(&report, 5000.0);
     let worker = format!("240.30.1.1{}", other(&before).trim_start_matches("east-"));
     assert_eq!(way_of_worker(&lab), worker);
     all_is_well(&lab, &[other(&before), "east-3"]);
-    lab.heal("control-east", None).expect("it starts");
+    lab.heal("control-east", None).expect("it goes on");
     assert_eq!(one_is_active(&lab, &[other(&before)]), other(&before));
     lab.heal_all().expect("it boots");
     lab.wait_until_joined(PATIENCE).expect("all is well");
@@ -267,6 +267,45 @@ fn a_standby_is_ready_on_both_sides_before_it_is_needed() {
     let fdb = ["bridge", "-j", "fdb", "show", "dev", "vxlan-tunnel"];
     let fdb = lab.exec(other(&before), &fdb).expect("it is shown");
     assert!(fdb.contains("172.30.2.1"), "{fdb}");
+}
+
+#[test]
+fn the_secret_is_replaced_by_removing_it_and_nobody_takes_that_for_silence() {
+    let lab = lab("failover-secret");
+    let before = one_is_active(&lab, &[FIRST, SECOND]);
+    let path = "/api/v1/namespaces/submariner-operator/secrets/strait-gateway-hello";
+    let secret = || {
+        let object = lab.api("east", "GET", path, &Value::Null);
+        object.unwrap_or_default()["data"]["secret"].clone()
+    };
+    let old = secret();
+    assert_eq!(old.as_str().map(str::len), Some(44), "32 bytes in base64");
+    lab.api("east", "DELETE", path, &Value::Null)
+        .expect("it goes");
+    let deadline = Instant::now() + PATIENCE;
+    while secret() == old || secret().is_null() {
+        assert!(Instant::now() < deadline, "no new secret");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(one_is_active(&lab, &[FIRST, SECOND]), before);
+    let lease = lab
+        .api("east", "GET", LEASE, &Value::Null)
+        .expect("a Lease");
+    assert_eq!(lease["spec"]["leaseTransitions"], 1);
+    // They speak under the new one.
+    let report = through(&lab, "node without power, new secret", 4, || {
+        lab.power_off(&before).expect("it is off");
+    });
+    gap_within(&report, 5000.0);
+    one_is_active(&lab, &[other(&before)]);
+    // It is in no log.
+    let secret = secret();
+    let texts = [&old, &secret].map(|s| s.as_str().expect("a text").to_owned());
+    for file in std::fs::read_dir(lab.logs()).expect("logs") {
+        let log = std::fs::read_to_string(file.expect("a file").path()).expect("a log");
+        assert!(!texts.iter().any(|text| log.contains(text)));
+    }
 }
 
 /// Host name of the gateway of a cluster, as its own API server has it.

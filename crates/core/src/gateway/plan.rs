@@ -163,7 +163,15 @@ impl State {
         plan.wanted = wireguard::wanted(host, &own.underlays, device, self.tunnels.held);
         plan.tunnels = plan.active.map(|carries| {
             let keys = (device.public_key, &keys);
-            wireguard::tunnels(&own.underlays, remotes, &self.paths, keys, port, carries)
+            let lets_through = carries || self.retired.is_some();
+            wireguard::tunnels(
+                &own.underlays,
+                remotes,
+                &self.paths,
+                keys,
+                port,
+                lets_through,
+            )
         });
         Known::WireGuard {
             keys,

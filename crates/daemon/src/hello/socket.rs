@@ -226,3 +226,54 @@ fn address(of: SockaddrStorage) -> Option<SocketAddr> {
         Some(SocketAddr::new(IpAddr::V6(v6.ip()), v6.port()))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket as Plain;
+
+    use strait_netns::Namespace;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// What arrives within a moment: the bytes, and whether they came from a neighbour.
+    async fn arrived(sockets: &mut Sockets) -> Vec<(Vec<u8>, bool)> {
+        let mut all = Vec::new();
+        while timeout(Duration::from_millis(300), sockets.readable())
+            .await
+            .is_ok()
+        {
+            sockets.receive(|bytes, _, near| all.push((bytes.to_vec(), near)));
+        }
+        all
+    }
+
+    #[test]
+    fn what_a_router_may_have_passed_on_is_told_from_what_comes_from_a_neighbour() {
+        Namespace::new()
+            .unwrap()
+            .run_async(async || {
+                let metrics = Metrics::new("test");
+                let mut sockets = Sockets::new(4801, metrics.clone());
+                let both: [IpAddr; 2] = ["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()];
+                sockets.want(&both);
+                let mut node = Sockets::new(0, metrics);
+                node.want(&both);
+                for ip in both {
+                    let to = SocketAddr::new(ip, 4801);
+                    // A stranger whose packets begin with a usual hop limit.
+                    let stranger = Plain::bind(SocketAddr::new(ip, 0)).unwrap();
+                    stranger.send_to(b"far", to).unwrap();
+                    node.send(&Datagram {
+                        to: vec![to],
+                        bytes: b"near".to_vec(),
+                    });
+                    let mut seen = arrived(&mut sockets).await;
+                    seen.sort();
+                    let expected = [(b"far".to_vec(), false), (b"near".to_vec(), true)];
+                    assert_eq!(seen, expected, "{ip}");
+                }
+            })
+            .unwrap();
+    }
+}

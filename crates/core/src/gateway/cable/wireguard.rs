@@ -121,12 +121,12 @@ pub(in crate::gateway) fn tunnels(
     paths: &Paths,
     (own, keys): (Key, &Keys<'_>),
     port: u16,
-    carries: bool,
+    lets_through: bool,
 ) -> WireGuard {
     let families: BTreeSet<Family> = underlays.keys().copied().collect();
     let peers = remotes.iter().filter_map(|remote| {
         let key = *keys.get(&remote.endpoint.cluster)?.as_ref().ok()?;
-        let usable = |net: &&IpNet| carries && families.contains(&Family::of_net(net));
+        let usable = |net: &&IpNet| lets_through && families.contains(&Family::of_net(net));
         let at = |path: Path| SocketAddr::new(path.ip, remote.endpoint.udp_port);
         let peer = Peer {
             endpoint: reach(underlays, remote.endpoint, paths).map(at),

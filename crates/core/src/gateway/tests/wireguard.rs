@@ -123,6 +123,10 @@ fn a_peer_gets_its_subnets_and_a_packet_every_ten_seconds() {
 fn a_standby_has_sessions_and_lets_nothing_through_and_keeps_what_is_there_until_it_knows() {
     let mut s = with(&[peer("west", Some(&WEST.to_string()), "10.2.0.0/16")]);
     s.apply(Input::Standing(Standing::Standby), at(2));
+    // What is under way still gets through.
+    assert_eq!(s.plan().tunnels.unwrap().peers[&WEST].allowed.len(), 1);
+    assert_eq!(s.deadline(), Some(at(3)));
+    s.apply(Input::Tick, at(3));
     let tunnels = s.plan().tunnels.unwrap();
     let west = &tunnels.peers[&WEST];
     assert!(west.allowed.is_empty() && west.endpoint.is_some());
