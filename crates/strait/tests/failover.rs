@@ -2,6 +2,7 @@
 
 #![cfg(feature = "lab")]
 #![allow(clippy::expect_used, reason = "helpers of tests fail the test")]
+#![allow(clippy::print_stdout, reason = "gaps are told")]
 
 mod common;
 
