@@ -2,7 +2,7 @@
 
 #![cfg(feature = "lab")]
 #![allow(clippy::expect_used, reason = "helpers of tests fail the test")]
-#![allow(clippy::print_stdout, reason = "gaps are told")]
+#![allow(clippy::print_stdout, reason = "figures are for whoever reads them")]
 
 mod common;
 

@@ -192,7 +192,7 @@ fn the_active_one_tells_of_those_that_may_take_its_place() {
         ObjectChange::Put(object) if object.key.kind == Kind::Endpoint => {
             Some(Endpoint::parse(object).unwrap())
         }
-        _ => None,
+        ObjectChange::Put(_) | ObjectChange::Delete(_) | ObjectChange::Supersede { .. } => None,
     });
     let told = told.unwrap();
     assert_eq!(told.bad_standbys, None);

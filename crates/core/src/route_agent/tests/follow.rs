@@ -31,9 +31,13 @@ fn published(term: Option<&str>) -> Input {
 /// The gateway that the node sends to, inside the nodes' VXLAN.
 fn way(s: &State) -> String {
     let plan = s.plan();
-    let to_west = routes(&plan).iter().find_map(|r| match &r.kind {
-        RouteKind::Unicast { hops, .. } if r.dst == net("10.2.0.0/16") => hops[0].via,
-        _ => None,
+    let to_west = routes(&plan).iter().find_map(|r| {
+        if let RouteKind::Unicast { hops, .. } = &r.kind
+            && r.dst == net("10.2.0.0/16")
+        {
+            return hops[0].via;
+        }
+        None
     });
     to_west.map(|ip| ip.to_string()).unwrap_or_default()
 }
@@ -78,9 +82,8 @@ fn what_cannot_be_an_address_is_not_followed() {
         s.apply(says(4, 0, address, true), at(1));
         assert_eq!(way(&s), PUBLISHED, "{address}");
     }
-    let mut other = match says(4, 0, "172.30.1.13", true) {
-        Input::Heard(heard) => heard,
-        _ => unreachable!(),
+    let Input::Heard(mut other) = says(4, 0, "172.30.1.13", true) else {
+        unreachable!()
     };
     let claim = &mut other.following.as_mut().unwrap().claim;
     claim.interface = "../../x".into();
