@@ -141,6 +141,7 @@ fn what_iptables_nft_would_drop_is_let_through_before_and_after_the_agents_start
             "-A INPUT -p udp -m udp --dport 4800 -m comment --comment strait -j ACCEPT",
             "-A INPUT -p udp -m udp --dport 4500 -m comment --comment strait -j ACCEPT",
             "-A INPUT -p udp -m udp --dport 4490 -m comment --comment strait -j ACCEPT",
+            "-A INPUT -p udp -m udp --dport 4801 -m comment --comment strait -j ACCEPT",
         ]
     );
     // Somebody loads his own rules anew.
