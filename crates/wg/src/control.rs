@@ -47,6 +47,8 @@ struct Identity {
     private: PrivateKey,
     public: PublicKey,
     codes: Codes,
+    /// How many there were before.
+    generation: u64,
     /// `None`: ours now.
     until: Option<Duration>,
 }
@@ -70,6 +72,7 @@ struct Known {
 struct Pending {
     begun: Begun,
     index: u32,
+    generation: u64,
 }
 
 impl<'s> Control<'s> {
@@ -249,7 +252,11 @@ impl<'s> Control<'s> {
                 .end(&mut message, cookie.as_ref().map(|(cookie, _)| cookie)),
         );
         known.began = Some(now);
-        if let Some(old) = known.pending.replace(Pending { begun, index }) {
+        if let Some(old) = known.pending.replace(Pending {
+            begun,
+            index,
+            generation: identity.generation,
+        }) {
             self.begun.remove(&old.index);
         }
         self.begun.insert(index, key);
@@ -294,7 +301,9 @@ impl<'s> Control<'s> {
         let now = self.shared.now();
         self.retire(now);
         let own = self.identities.iter().find(|own| own.codes.holds(message));
-        let Some((private, codes)) = own.map(|own| (own.private.clone(), own.codes.clone())) else {
+        let Some((private, codes, generation)) =
+            own.map(|own| (own.private.clone(), own.codes.clone(), own.generation))
+        else {
             return Ok(());
         };
         if !self.worthy(&codes, message, from)? {
@@ -321,6 +330,12 @@ impl<'s> Control<'s> {
         known.heard = Some(now);
         let remote = heard.index;
         let peer = known.peer.clone();
+        // Who has a session of our new key needs none of the old one, which would have to end soon.
+        let reject_after = self.shared.options.timing.reject_after;
+        let newer = |session: Arc<Session>| session.generation > generation;
+        if peer.current(now, reject_after).is_some_and(newer) {
+            return Ok(());
+        }
         let (keys, mut answer) = heard.answer(&psk(&known.config), index)?;
         let cookie = known
             .cookie
@@ -334,7 +349,7 @@ impl<'s> Control<'s> {
             self.begun.remove(&before);
         }
         self.begun.insert(index, peer.key);
-        let session = self.session(&peer, &keys, index, remote, false)?;
+        let session = self.session(&peer, &keys, (index, remote), generation, false)?;
         let mut slots = peer.slots.write().unwrap_or_else(PoisonError::into_inner);
         let replaced = slots.next.replace(session);
         drop(slots);
@@ -380,10 +395,11 @@ impl<'s> Control<'s> {
             return Ok(());
         };
         let keys = pending.begun.finish(message)?;
+        let generation = pending.generation;
         known.pending = None;
         self.begun.remove(&index);
         let peer = known.peer.clone();
-        let session = self.session(&peer, &keys, index, remote, true)?;
+        let session = self.session(&peer, &keys, (index, remote), generation, true)?;
         peer.heard_from(from);
         peer.received
             .fetch_add(message.len() as u64, Ordering::Relaxed);
@@ -419,12 +435,19 @@ impl<'s> Control<'s> {
         &mut self,
         peer: &Arc<Peer>,
         keys: &Keys,
-        index: u32,
-        remote: u32,
+        (index, remote): (u32, u32),
+        generation: u64,
         initiator: bool,
     ) -> Result<Arc<Session>, Error> {
         let now = self.shared.now();
-        let session = Session::new(peer.clone(), keys, index, remote, initiator, now)?;
+        let session = Session::new(
+            peer.clone(),
+            keys,
+            (index, remote),
+            generation,
+            initiator,
+            now,
+        )?;
         let session = Arc::new(session);
         let mut sessions = self
             .shared

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
@@ -59,6 +59,7 @@ impl Device {
             sessions: RwLock::default(),
             codes: RwLock::default(),
             stamp: Mutex::new(options.timestamp_floor),
+            generation: AtomicU64::new(0),
             events,
             waiting: AtomicUsize::new(0),
             offload: AtomicBool::new(true),

@@ -174,6 +174,10 @@ impl Worker<'_> {
         });
         if first {
             self.shared.activate(session, &mut self.burst);
+            // It has our former key, or began before it knew of the new one: it must have a session of that before it forgets the other.
+            if session.generation < self.shared.generation.load(Ordering::Relaxed) {
+                self.shared.ask(peer);
+            }
         }
         let timing = &self.shared.options.timing;
         let late = timing

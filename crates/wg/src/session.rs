@@ -23,6 +23,8 @@ pub(crate) struct Session {
     pub(crate) index: u32,
     /// The peer's.
     pub(crate) remote: u32,
+    /// Which of our keys it was made with, counted from the first.
+    pub(crate) generation: u64,
     /// We began it.
     pub(crate) initiator: bool,
     /// When, since the device started.
@@ -52,8 +54,8 @@ impl Session {
     pub(crate) fn new(
         peer: Arc<Peer>,
         keys: &Keys,
-        index: u32,
-        remote: u32,
+        (index, remote): (u32, u32),
+        generation: u64,
         initiator: bool,
         since: Duration,
     ) -> Result<Self, Error> {
@@ -65,6 +67,7 @@ impl Session {
             peer,
             index,
             remote,
+            generation,
             initiator,
             since,
             confirmed: AtomicBool::new(initiator),

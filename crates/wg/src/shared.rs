@@ -49,6 +49,8 @@ pub(crate) struct Shared {
     /// Of the keys that we answer to.
     pub(crate) codes: RwLock<Arc<Vec<Codes>>>,
     pub(crate) stamp: Mutex<Option<Timestamp>>,
+    /// Which of our keys is the one now, counted from the first.
+    pub(crate) generation: AtomicU64,
     pub(crate) events: Sender<Event>,
     /// Messages of handshakes that wait for the control thread.
     pub(crate) waiting: AtomicUsize,
@@ -183,6 +185,14 @@ impl Shared {
             let slots = peer.slots.read().unwrap_or_else(PoisonError::into_inner);
             let current = slots.current.as_ref();
             if current.is_some_and(|current| current.index == session.index) {
+                return false;
+            }
+            // The peer will forget our old key: what comes by a session of it is taken, and nothing is sent by it.
+            let reject_after = self.options.timing.reject_after;
+            let usable = |current: &Arc<Session>| current.usable(self.now(), reject_after);
+            if current
+                .is_some_and(|current| current.generation > session.generation && usable(current))
+            {
                 return false;
             }
         }

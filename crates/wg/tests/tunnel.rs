@@ -218,6 +218,76 @@ fn our_key_changes_and_nothing_is_lost_towards_a_peer_that_takes_both() {
     assert_eq!(a.ping("10.9.0.2", 10), 10);
 }
 
+/// Each knows both keys of the other. What is begun with a former key meanwhile must not be what is used when that is forgotten.
+#[test]
+fn both_change_their_keys_at_the_same_time_and_forget_the_others_former_one() {
+    // A handshake that is not answered, since one was just before, is tried again before the former keys go.
+    let timing = Timing {
+        rekey_timeout: Duration::from_millis(200),
+        ..Timing::default()
+    };
+    let options = Options {
+        timing,
+        ..Options::default()
+    };
+    let (_middle, mut a, mut b) = pair(1, options);
+    // Which of the other's keys is called first is their order's: all of them.
+    for round in 0..8 {
+        assert_eq!(a.ping("10.9.0.2", 3), 3, "{round}");
+        let (old_a, old_b) = (a.peer(), b.peer());
+        let next = [
+            PrivateKey::generate().unwrap(),
+            PrivateKey::generate().unwrap(),
+        ];
+        let new_a = (next[0].public().unwrap(), old_a.1.clone());
+        let new_b = (next[1].public().unwrap(), old_b.1.clone());
+        let (both_a, both_b) = ([old_a, new_a.clone()], [old_b, new_b.clone()]);
+        a.configure(both_b.clone());
+        b.configure(both_a.clone());
+        let [next_a, next_b] = next;
+        (a.key, b.key) = (next_a, next_b);
+        let (there, back) = std::thread::scope(|scope| {
+            let there = scope.spawn(|| a.ping("10.9.0.2", 200));
+            let back = scope.spawn(|| b.ping("10.9.0.1", 200));
+            std::thread::sleep(Duration::from_millis(300));
+            a.configure(both_b);
+            b.configure(both_a);
+            std::thread::sleep(Duration::from_millis(1000));
+            b.configure([new_a]);
+            a.configure([new_b]);
+            (there.join().unwrap(), back.join().unwrap())
+        });
+        assert_eq!((there, back), (200, 200), "{round}");
+    }
+}
+
+#[test]
+fn who_has_a_session_of_our_new_key_gets_none_of_the_old_one_any_more() {
+    let (_middle, mut a, b) = pair(1, Options::default());
+    assert_eq!(a.ping("10.9.0.2", 3), 3);
+    let (old, peer) = a.peer();
+    let next = PrivateKey::generate().unwrap();
+    let new = next.public().unwrap();
+    a.key = next;
+    a.configure([b.peer()]);
+    // It hears of that late: until then the old one is answered to.
+    b.configure([]);
+    b.configure([(old, peer.clone())]);
+    assert_eq!(b.ping("10.9.0.1", 3), 3);
+    assert!(b.device().status()[&old].last_handshake.is_some());
+    b.configure([(old, peer.clone()), (new, peer.clone())]);
+    until("a session of the new key", || {
+        b.device().status()[&new].last_handshake.is_some()
+    });
+    b.configure([(new, peer.clone())]);
+    assert_eq!(b.ping("10.9.0.1", 3), 3);
+    // Begun anew, it asks at once for a session of the old key.
+    b.configure([(old, peer.clone()), (new, peer.clone())]);
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(b.device().status()[&old].last_handshake, None);
+    assert_eq!(b.ping("10.9.0.1", 3), 3);
+}
+
 #[test]
 fn a_standby_is_kept_handshaken_and_passes_nothing() {
     let (_middle, a, b) = pair(1, Options::default());
