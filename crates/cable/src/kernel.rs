@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use strait_host::{Key, PeerStatus, WireGuard};
 use strait_kernel::wireguard::Wireguard;
 
-use crate::{Device, Error, Keys};
+use crate::{Device, Error, Keys, PrivateKey};
 
 /// The kernel's device, which is a link that the host plan makes.
 #[derive(Debug)]
@@ -36,6 +36,10 @@ impl Device for KernelDevice {
 
     fn has_link(&self) -> bool {
         false
+    }
+
+    fn rekey(&mut self, private: PrivateKey) {
+        self.keys.private = private;
     }
 
     fn keep(&mut self, wanted: &WireGuard, now: u64) -> Result<BTreeMap<Key, PeerStatus>, Error> {

@@ -14,7 +14,7 @@ use x25519_dalek::{PublicKey, StaticSecret};
 use crate::file;
 
 /// The file with the private key, 32 octets, below the directory for state.
-const FILE: &str = "wireguard.key";
+pub(crate) const FILE: &str = "wireguard.key";
 
 /// The secrets of a device. They show nowhere.
 #[derive(Debug, Clone)]
@@ -77,14 +77,19 @@ impl PrivateKey {
     /// # Errors
     /// A file that can't be read or written, that others may read, or that holds something else.
     pub fn kept(directory: &Path) -> Result<Self, KeyError> {
-        let path = directory.join(FILE);
+        if let Some(key) = Self::find(directory.join(FILE))? {
+            return Ok(key);
+        }
+        let key = Self::random()?;
+        key.keep(directory)?;
+        Ok(key)
+    }
+
+    /// The key in a file, if there is one.
+    pub(crate) fn find(path: PathBuf) -> Result<Option<Self>, KeyError> {
         match File::open(&path) {
-            Ok(file) => Self::read(file, path),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let key = Self::random()?;
-                key.keep(directory)?;
-                Ok(key)
-            }
+            Ok(file) => Self::read(file, path).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(KeyError::File { path, error }),
         }
     }
@@ -124,8 +129,12 @@ impl PrivateKey {
     /// # Errors
     /// A file or directory that can't be made or written.
     pub fn keep(&self, directory: &Path) -> Result<(), KeyError> {
-        file::replace(directory, FILE, self.0.as_bytes()).map_err(|error| KeyError::File {
-            path: directory.join(FILE),
+        self.write(directory, FILE)
+    }
+
+    pub(crate) fn write(&self, directory: &Path, name: &str) -> Result<(), KeyError> {
+        file::replace(directory, name, self.0.as_bytes()).map_err(|error| KeyError::File {
+            path: directory.join(name),
             error,
         })
     }

@@ -9,6 +9,7 @@ mod file;
 mod kernel;
 mod keys;
 mod process;
+mod rotation;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,6 +19,7 @@ use std::path::Path;
 pub use choice::{Choice, Kind};
 pub use keys::{KeyError, Keys, Preshared, PrivateKey};
 pub use process::Holder;
+pub use rotation::{Rotation, RotationError};
 use strait_host::{Key, PeerStatus, WireGuard};
 
 /// A WireGuard device.
@@ -27,6 +29,10 @@ pub trait Device: Send + std::fmt::Debug {
 
     /// Whether it has made its link itself, for somebody else to mark and to set up.
     fn has_link(&self) -> bool;
+
+    /// Gives it another private key, from the next [`keep`](Device::keep) on. Sessions of the one before live on in this process's device; the
+    /// kernel's makes new ones.
+    fn rekey(&mut self, private: PrivateKey);
 
     /// Makes it so at a time in Unix seconds, by the differences only: tunnels that stay don't notice. Returns what had become
     /// of its peers by then.

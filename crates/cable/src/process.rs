@@ -14,13 +14,12 @@ use std::time::SystemTime;
 
 use strait_host::{Key, PeerStatus, WireGuard};
 use strait_wg::{
-    Config, Device as Served, Options, PeerConfig, PresharedKey, PrivateKey, PublicKey, Sockets,
-    Tun,
+    Config, Device as Served, Options, PeerConfig, PresharedKey, PublicKey, Sockets, Tun,
 };
 
 use self::memory::Memory;
 use self::stamp::Stamp;
-use crate::{Device, Error, Keys};
+use crate::{Device, Error, Keys, PrivateKey};
 
 /// Queues of the TUN device, and sockets of a family: on two processors one of each carries the most.
 const MOST_LANES: usize = 4;
@@ -64,6 +63,8 @@ pub(crate) struct ProcessDevice {
 struct Running {
     served: Served,
     has: WireGuard,
+    /// Its public key.
+    key: Key,
 }
 
 impl fmt::Debug for Running {
@@ -193,6 +194,7 @@ impl ProcessDevice {
         self.running = Some(Running {
             served,
             has: wanted.clone(),
+            key: self.keys.private.public(),
         });
         Ok(())
     }
@@ -226,7 +228,7 @@ impl ProcessDevice {
             (PublicKey(key.0), config)
         };
         Config {
-            private_key: PrivateKey::from_bytes(self.keys.private.expose()),
+            private_key: strait_wg::PrivateKey::from_bytes(self.keys.private.expose()),
             peers: wanted.peers.iter().map(peer).collect(),
         }
     }
@@ -270,16 +272,18 @@ impl ProcessDevice {
             None => self.begin(wanted)?,
         }
         let config = self.config(wanted);
+        let key = self.keys.private.public();
         let Some(running) = &mut self.running else {
             return Ok(BTreeMap::new());
         };
-        if running.has != *wanted {
+        if running.has != *wanted || running.key != key {
             running.served.set_mtu(mtu(wanted));
             if let Err(error) = running.served.configure(config) {
                 self.running = None;
                 return Err(error.into());
             }
             running.has = wanted.clone();
+            running.key = key;
         }
         if let Some(stamp) = running.served.timestamp_floor() {
             self.stamp.sent(stamp);
@@ -332,6 +336,10 @@ impl Device for ProcessDevice {
 
     fn has_link(&self) -> bool {
         self.running.is_some()
+    }
+
+    fn rekey(&mut self, private: PrivateKey) {
+        self.keys.private = private;
     }
 
     fn keep(&mut self, wanted: &WireGuard, _now: u64) -> Result<BTreeMap<Key, PeerStatus>, Error> {

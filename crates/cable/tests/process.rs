@@ -361,6 +361,31 @@ fn wireguard_go_is_a_peer_like_any_other() {
     let ours = one.key.to_string();
     let at = shown.lines().find_map(|line| line.strip_prefix(&ours));
     assert!(at.unwrap().trim().parse::<u64>().unwrap() > 0, "{shown}");
+    // As Submariner's it hears of another key of ours when that counts, and connects again.
+    let next = strait_cable::PrivateKey::random().unwrap();
+    let second = next.public();
+    one.device.rekey(next);
+    one.apply();
+    let preshared = state.path().join("preshared");
+    std::fs::write(&preshared, text(keys.preshared.expose())).unwrap();
+    for change in [
+        format!("peer {ours} remove"),
+        format!(
+            "peer {second} preshared-key {} allowed-ips 10.1.0.0/16,fd01::/16 endpoint 192.0.2.1:4500",
+            preshared.display()
+        ),
+    ] {
+        run(&ns, &format!("wg set {name} {change}"));
+    }
+    let begun = Instant::now();
+    one.must_reach("10.2.0.1");
+    println!(
+        "wireguard-go is connected again after {:?}",
+        begun.elapsed()
+    );
+    let ours = second.to_string();
+    let shown = run(&ns, &format!("wg show {name} latest-handshakes"));
+    assert!(shown.starts_with(&ours), "{shown}");
     // One that moves is followed, one without prefixes stays warm.
     run(&ns, &format!("wg set {name} listen-port 4502"));
     run(

@@ -327,6 +327,43 @@ pub(crate) fn a_changed_port_and_place_is_followed(kinds: [Kind; 2]) {
     assert_eq!(one.status(two.key).endpoint, "192.0.2.2:4501".parse().ok());
 }
 
+/// As gateways do it: the other is told of the next key, then that counts, then the former one goes.
+pub(crate) fn a_changed_key_is_followed(kinds: [Kind; 2]) {
+    let [mut one, mut two] = joined(kinds, false);
+    one.must_reach("10.2.0.1");
+    let in_process = |gateway: &Gateway| !gateway.device.is_kernel();
+    let lossless = in_process(&one) && in_process(&two);
+    let (first, next) = (one.key, PrivateKey::random().unwrap());
+    let second = next.public();
+    let nets = nets(1);
+    let both = [nets[0].as_str(), nets[1].as_str()];
+    let at = "192.0.2.1:4500";
+    let lost = one.lost_while("10.2.0.1", |one| {
+        // In the kernel a prefix belongs to one peer.
+        let share = if in_process(&two) { &both[..] } else { &[] };
+        two.know(second, at, share);
+        sleep(Duration::from_millis(300));
+        one.keys.private = next.clone();
+        one.device.rekey(next);
+        one.apply();
+        sleep(Duration::from_millis(300));
+        if !in_process(&two) {
+            two.wanted.peers.remove(&first);
+        }
+        two.know(second, at, &both);
+        sleep(Duration::from_millis(300));
+        two.wanted.peers.remove(&first);
+        two.apply();
+    });
+    // Otherwise those of one handshake, or of the 300 ms until a kernel's device is told that the key counts.
+    let most = if lossless { 0 } else { 400 };
+    assert!(lost <= most, "{kinds:?}: {lost} of 1500 lost");
+    one.must_reach("10.2.0.1");
+    two.must_reach("10.1.0.1");
+    assert!(two.status(second).handshake.is_some());
+    assert_eq!(two.status(first), PeerStatus::default());
+}
+
 pub(crate) fn a_peer_that_goes_is_silent(kinds: [Kind; 2]) {
     let [mut one, two] = joined(kinds, false);
     one.must_reach("10.2.0.1");
@@ -354,6 +391,7 @@ macro_rules! suite {
             another_passphrase_is_another_clusterset
             who_roams_is_followed_and_not_called_back
             a_changed_port_and_place_is_followed
+            a_changed_key_is_followed
             a_peer_that_goes_is_silent
         );
     };
