@@ -8,8 +8,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::names::{
-    ANNOTATION_TERM, ANNOTATION_VTEP_MAC, BACKEND_INTERFACE, BACKEND_LOAD_BALANCER,
-    BACKEND_NATT_PORT, BACKEND_UDP_PORT, CABLE_PORT,
+    ANNOTATION_FORMER_KEY, ANNOTATION_NEXT_KEY, ANNOTATION_TERM, ANNOTATION_VTEP_MAC,
+    BACKEND_INTERFACE, BACKEND_LOAD_BALANCER, BACKEND_NATT_PORT, BACKEND_UDP_PORT, CABLE_PORT,
 };
 use crate::{ClusterId, Kind, Object, Term, standby};
 
@@ -96,10 +96,33 @@ pub struct Endpoint {
     pub standbys: Vec<Endpoint>,
     /// Why those that it tells of can't be used.
     pub bad_standbys: Option<String>,
+    /// Keys of its WireGuard cable beside the one that counts, while that is changed.
+    pub other_keys: Option<Box<OtherKeys>>,
     /// When this copy was made, in Unix seconds; orders two Endpoints of one cluster.
     pub created: i64,
     /// The spec as it was read; objects that tell of it share it.
     pub spec: Arc<EndpointSpec>,
+}
+
+/// Public keys that an Endpoint tells of, as text of at most 64 characters: who knows keys looks at them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OtherKeys {
+    /// The one that its gateway is going to have.
+    pub next: Option<String>,
+    /// The one that it had until a moment ago.
+    pub former: Option<String>,
+}
+
+impl OtherKeys {
+    fn of(object: &Object) -> Option<Self> {
+        let text = |annotation| {
+            let text: &String = object.annotations.get(annotation)?;
+            // What is longer is no key then either, and can be shown.
+            Some(crate::object::shown(text, 64))
+        };
+        let (next, former) = (text(ANNOTATION_NEXT_KEY), text(ANNOTATION_FORMER_KEY));
+        (next.is_some() || former.is_some()).then_some(Self { next, former })
+    }
 }
 
 impl Endpoint {
@@ -218,6 +241,7 @@ impl Endpoint {
             term: term(object)?,
             standbys,
             bad_standbys,
+            other_keys: OtherKeys::of(object).map(Box::new),
             cluster,
             cable_name: spec.cable_name.clone(),
             hostname: spec.hostname.clone(),

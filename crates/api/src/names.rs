@@ -48,6 +48,12 @@ pub const ANNOTATION_HEARTBEAT: &str = "strait.io/heartbeat";
 /// id that people chose.
 pub const ANNOTATION_CLUSTER_UID: &str = "strait.io/cluster-uid";
 
+/// Annotation of an Endpoint with a WireGuard cable: the public key that its gateway is going to have, base64. Peers are to know it
+/// before it counts.
+pub const ANNOTATION_NEXT_KEY: &str = "strait.io/next-public-key";
+/// The same, of the key that it had until a moment ago: sessions of that go on.
+pub const ANNOTATION_FORMER_KEY: &str = "strait.io/former-public-key";
+
 /// VXLAN device between the nodes of a cluster, IPv4 underlay.
 pub const NODE_VXLAN: &str = "vx-submariner";
 /// The same with an IPv6 underlay.

@@ -12,6 +12,7 @@ mod objects;
 mod outside;
 mod plan;
 pub mod public;
+mod rotation;
 #[cfg(test)]
 mod tests;
 mod turns;
@@ -24,6 +25,7 @@ pub use expiry::HEARTBEAT;
 use ipnet::IpNet;
 pub use objects::{identity, uninstalled};
 pub use plan::{Plan, tell};
+pub use rotation::KeyStep;
 use strait_api::names::{CABLE_VXLAN, CABLE_VXLAN_6, CABLE_WIREGUARD, LINK_ALIAS};
 use strait_api::{Cluster, ClusterId, Endpoint, EndpointSpec, Node, Object, ObjectKey};
 use strait_host::{Family, Host, Mac, Owner};
@@ -130,6 +132,7 @@ pub struct State {
     retired: Option<Time>,
     health: Results,
     device: Option<Result<Device, String>>,
+    rotation: rotation::Rotation,
     tunnels: Tunnels,
     paths: discovery::Results,
     public: public::Public,
@@ -162,6 +165,7 @@ impl State {
             retired: None,
             health: Results::default(),
             device: None,
+            rotation: rotation::Rotation::default(),
             tunnels: Tunnels::default(),
             paths: discovery::Results::new(),
             public: public::Public::default(),
@@ -211,6 +215,7 @@ impl Machine for State {
         self.recognise();
         self.look_for_signs_of_life(now);
         self.gateways.tick(now);
+        self.follow_keys(now);
         self.retired = self.retired.filter(|at| now < *at + turns::RETIRE);
     }
 
@@ -224,6 +229,7 @@ impl Machine for State {
             self.expiry.deadline(),
             self.gateways.deadline(),
             self.retired.map(|at| at + turns::RETIRE),
+            self.rotation.deadline(),
         ]
         .into_iter()
         .flatten()

@@ -5,8 +5,8 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use strait_api::names::CABLE_WIREGUARD;
-use strait_cable::{Choice, Device, Keys, Kind, Preshared, PrivateKey};
-use strait_core::gateway::{self, Input, Tunnel, Tunnels};
+use strait_cable::{Choice, Device, KeyError, Keys, Kind, Preshared, PrivateKey, Rotation};
+use strait_core::gateway::{self, Input, KeyStep, Tunnel, Tunnels};
 use strait_daemon::Metrics;
 use strait_host::WireGuard;
 use tokio::runtime;
@@ -36,7 +36,14 @@ pub struct Settings {
 
 /// What the device is to have; the order to look at once, too.
 pub struct Cable {
-    wanted: watch::Sender<Option<WireGuard>>,
+    wanted: watch::Sender<Orders>,
+}
+
+/// What is wanted of the device.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Orders {
+    tunnels: Option<WireGuard>,
+    key: Option<KeyStep>,
 }
 
 impl Cable {
@@ -51,15 +58,18 @@ impl Cable {
         gauges: Gauges,
         inputs: mpsc::Sender<Input>,
     ) -> std::io::Result<Self> {
-        let (wanted, orders) = watch::channel(None);
+        let (wanted, orders) = watch::channel(Orders::default());
         // A thread of its own: tunnels don't wait for the main loop, nor that for files and devices.
         let runtime = runtime::Builder::new_current_thread()
             .enable_time()
             .build()?;
         let keep = async move {
-            let device = open(&settings, held, &inputs).await;
+            let (device, opened) = open(&settings, held, &inputs).await;
             let keeper = Keeper {
                 device,
+                opened,
+                state: settings.state,
+                problem: None,
                 metrics,
                 gauges,
                 inputs,
@@ -72,8 +82,9 @@ impl Cable {
         Ok(Self { wanted })
     }
 
-    /// What it is to have from now on; `anew` if the device itself was made anew.
-    pub fn want(&self, wanted: Option<WireGuard>, anew: bool) {
+    /// What it is to have from now on, and what is to become of its keys; `anew` if the device itself was made anew.
+    pub fn want(&self, tunnels: Option<WireGuard>, key: Option<KeyStep>, anew: bool) {
+        let wanted = Orders { tunnels, key };
         self.wanted.send_if_modified(|old| {
             let changed = anew || *old != wanted;
             *old = wanted;
@@ -101,14 +112,14 @@ async fn open(
     settings: &Settings,
     mut held: Option<Held>,
     inputs: &mpsc::Sender<Input>,
-) -> Box<dyn Device> {
+) -> (Box<dyn Device>, gateway::Device) {
     let mut pause = RETRY;
     loop {
         let why = match try_open(settings, &mut held) {
             Ok((device, opened)) => {
                 tracing::info!(public_key = %opened.public_key, kernel = opened.kernel, "the WireGuard device is there");
                 let _ = inputs.send(Input::Device(Ok(opened))).await;
-                return device;
+                return (device, opened);
             }
             Err(error) => format!("{error:#}"),
         };
@@ -125,6 +136,8 @@ fn try_open(
 ) -> anyhow::Result<(Box<dyn Device>, gateway::Device)> {
     let private = PrivateKey::kept(&settings.state)?;
     let public_key = private.public();
+    // What is wrong with it is told later; what there is must not be missing in what is published first.
+    let rotation = Rotation::read(&settings.state).ok();
     let keys = Keys {
         private,
         preshared: settings.preshared.clone(),
@@ -143,11 +156,24 @@ fn try_open(
         ),
     };
     let kernel = device.is_kernel();
-    Ok((device, gateway::Device { public_key, kernel }))
+    let opened = gateway::Device {
+        public_key,
+        next: rotation
+            .as_ref()
+            .and_then(|rotation| Some(rotation.next.as_ref()?.public())),
+        former: rotation.and_then(|rotation| rotation.former),
+        kernel,
+    };
+    Ok((device, opened))
 }
 
 struct Keeper {
     device: Box<dyn Device>,
+    /// What was told of it.
+    opened: gateway::Device,
+    state: PathBuf,
+    /// Why the key can't be changed.
+    problem: Option<String>,
     metrics: Metrics,
     gauges: Gauges,
     inputs: mpsc::Sender<Input>,
@@ -155,7 +181,7 @@ struct Keeper {
 }
 
 impl Keeper {
-    async fn run(mut self, mut orders: watch::Receiver<Option<WireGuard>>) {
+    async fn run(mut self, mut orders: watch::Receiver<Orders>) {
         let mut look = Instant::now();
         loop {
             tokio::select! {
@@ -164,8 +190,20 @@ impl Keeper {
                 },
                 () = sleep_until(look) => {}
             }
-            let wanted = orders.borrow_and_update().clone();
-            let Some(wanted) = wanted else {
+            let Orders { tunnels, key } = orders.borrow_and_update().clone();
+            let before = self.opened;
+            self.follow_keys(key);
+            let known = self.opened == before;
+            if !known
+                && self
+                    .inputs
+                    .send(Input::Device(Ok(self.opened)))
+                    .await
+                    .is_err()
+            {
+                return;
+            }
+            let Some(wanted) = tunnels else {
                 look = Instant::now() + LOOK;
                 continue;
             };
@@ -183,6 +221,48 @@ impl Keeper {
                 }
             }
         }
+    }
+
+    /// Takes the step that is due, and sees how far a change of the key has come.
+    fn follow_keys(&mut self, step: Option<KeyStep>) {
+        let followed = self.try_follow_keys(step);
+        let problem = followed.err().map(|error| error.to_string());
+        if let Some(error) = problem.as_ref().filter(|_| self.problem != problem) {
+            tracing::warn!(%error, "the WireGuard key can't be changed; it is tried again");
+            self.metrics.error("cable");
+        }
+        self.problem = problem;
+    }
+
+    fn try_follow_keys(&mut self, step: Option<KeyStep>) -> Result<(), KeyError> {
+        let mut there = Rotation::read(&self.state)?;
+        let next = there.next.as_ref().map(PrivateKey::public);
+        // Orders are of a moment ago.
+        match step {
+            Some(KeyStep::Switch(to)) if next == Some(to) => {
+                let from = self.opened.public_key;
+                Rotation::switch(&self.state, from)?;
+                tracing::info!(%from, %to, "the WireGuard key is another");
+                self.opened.public_key = to;
+                if let Some(private) = there.next.take() {
+                    self.device.rekey(private);
+                }
+                there.former = Some(from);
+            }
+            Some(KeyStep::Forget(key)) if there.former == Some(key) => {
+                Rotation::forget(&self.state)?;
+                there.former = None;
+                tracing::info!(%key, "the former WireGuard key is forgotten");
+            }
+            Some(KeyStep::Switch(_) | KeyStep::Forget(_)) | None => {}
+        }
+        let next = there.next.map(|next| next.public());
+        if let Some(to) = next.filter(|_| next != self.opened.next) {
+            tracing::info!(%to, "another WireGuard key is asked for; peers are told first");
+        }
+        self.opened.next = next;
+        self.opened.former = there.former;
+        Ok(())
     }
 
     fn keep(&mut self, wanted: &WireGuard) -> Tunnels {

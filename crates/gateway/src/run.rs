@@ -1,11 +1,13 @@
 //! The gateway as a process: its state in the main loop, and what it does with a plan beside the kernel.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::ArgMatches;
+use strait_cable::Rotation;
 use strait_core::ObjectChange;
 use strait_core::discovery::Wanted;
 use strait_core::gateway::public::Ask;
@@ -24,7 +26,7 @@ use tokio::sync::{mpsc, watch};
 use crate::cable::Cable;
 use crate::gauges::Gauges;
 use crate::held::{self, Part};
-use crate::settings::Configuration;
+use crate::settings::{Configuration, ROTATE_KEY, state_directory};
 use crate::{election, inputs, pod, public, status, uninstall};
 
 /// How many inputs wait for the main loop before the watches wait.
@@ -42,6 +44,9 @@ const HEALTH_REFRESH: Duration = Duration::from_secs(5);
 pub async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     if uninstall::is_asked(matches) {
         return uninstall::run(matches).await.map(|()| ExitCode::SUCCESS);
+    }
+    if matches.get_flag(ROTATE_KEY) {
+        return rotate_key(matches).map(|()| ExitCode::SUCCESS);
     }
     let configuration = Configuration::read(matches)?;
     let held = match &configuration.cable {
@@ -152,6 +157,18 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Asks the gateway of this node for another WireGuard key, whether it runs just now or not.
+fn rotate_key(matches: &ArgMatches) -> anyhow::Result<()> {
+    let directory = state_directory(matches)?;
+    let next = Rotation::ask(&directory)?;
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "the next public key is {next}; the gateway takes it when other clusters have been told"
+    )?;
+    Ok(())
+}
+
 struct Gateway {
     election: watch::Sender<Option<Known>>,
     pod: Option<watch::Sender<Option<bool>>>,
@@ -169,7 +186,11 @@ impl Gateway {
         let mut plan = pass.plan;
         if let Some(cable) = &self.cable {
             let made = |change: &Change| matches!(change, Change::CreateLink(..));
-            cable.want(plan.tunnels, pass.outcome.made.iter().any(made));
+            cable.want(
+                plan.tunnels,
+                plan.key_step,
+                pass.outcome.made.iter().any(made),
+            );
         }
         replace(&self.election, plan.election);
         if let Some(pod) = &self.pod {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use clap::{ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command};
 use strait_cable::{Choice, Preshared};
 use strait_core::gateway::election;
 use strait_core::{Driver, gateway};
@@ -132,16 +132,35 @@ pub static TABLE: [Setting; 35] = [
     BROKER[5],
 ];
 
+/// The flag that asks for another key.
+pub(crate) const ROTATE_KEY: &str = "rotate-key";
+
+/// The directory of what outlives the process. Nothing else needs to be set, or right.
+///
+/// # Errors
+/// If it is no path.
+pub(crate) fn state_directory(matches: &ArgMatches) -> Result<PathBuf, SettingsError> {
+    let mut s = Settings::read(matches, &TABLE);
+    let state = s.parse("STRAIT_STATE_DIR", str::parse::<PathBuf>);
+    // What is wrong with other settings is not asked.
+    s.finish(|| state)
+}
+
 /// The command line of `strait gateway`.
 #[must_use]
 pub fn command() -> Command {
-    settings_command("gateway", "Joins this cluster to the others of its clusterset", &TABLE).after_help(
+    let rotate = Arg::new(ROTATE_KEY)
+        .long(ROTATE_KEY)
+        .action(ArgAction::SetTrue)
+        .help("Ask the gateway of this node (STRAIT_STATE_DIR) for another WireGuard key, print its public key, and end");
+    settings_command("gateway", "Joins this cluster to the others of its clusterset", &TABLE).arg(rotate).after_help(
         "Runs on the node labelled submariner.io/gateway=true, as root or with CAP_NET_ADMIN and CAP_NET_RAW, in the \
          host's network namespace. Of several gateways of a cluster one carries the traffic.\n\n\
          Examples:\n  \
          NODE_NAME=gateway-1 SUBMARINER_CLUSTERID=east SUBMARINER_CLUSTERCIDR=10.42.0.0/16 \\\n    \
          SUBMARINER_SERVICECIDR=10.43.0.0/16 BROKER_K8S_APISERVER=broker.example.com:6443 \\\n    \
          BROKER_K8S_REMOTENAMESPACE=submariner-k8s-broker BROKER_K8S_APISERVERTOKEN=… strait gateway\n  \
+         strait gateway --rotate-key                  another WireGuard key for the gateway that runs here\n  \
          strait gateway --submariner-uninstall true   remove all of it from this node",
     )
 }

@@ -5,8 +5,8 @@ pub(super) mod wireguard;
 
 use std::collections::BTreeMap;
 
-use strait_api::Endpoint;
 use strait_api::gateway::{Connection, ConnectionStatus};
+use strait_api::{ClusterId, Endpoint};
 use strait_host::{Family, Key};
 
 use super::health::Health;
@@ -14,7 +14,7 @@ use crate::discovery::{Path, Results as Paths, reached};
 use crate::driver::Driver;
 use crate::local::Underlay;
 use crate::remote::Remote;
-use wireguard::{Keys, Tunnel};
+use wireguard::{Beside, Keys, Tunnel};
 
 /// What is known of the tunnels of this gateway's cable.
 pub(super) enum Known<'a> {
@@ -24,6 +24,8 @@ pub(super) enum Known<'a> {
     WireGuard {
         /// By cluster.
         keys: Keys<'a>,
+        /// Others of those who change theirs.
+        beside: BTreeMap<&'a ClusterId, Vec<Beside>>,
         /// By key.
         tunnels: &'a BTreeMap<Key, Tunnel>,
     },
@@ -58,14 +60,22 @@ impl Known<'_> {
                 },
                 None => error(format!("the other side publishes no {family} address")),
             },
-            Self::WireGuard { keys, tunnels } => {
+            Self::WireGuard {
+                keys,
+                beside,
+                tunnels,
+            } => {
                 let key = match keys.get(&endpoint.cluster) {
                     Some(Ok(key)) => key,
                     Some(Err(why)) => return error(why.clone()),
                     None => return error("the other side has no public key".to_owned()),
                 };
                 let expected = wireguard::reach(underlays, endpoint, paths);
-                match tunnels.get(key) {
+                let up = |key: &Key| matches!(tunnels.get(key), Some(Tunnel::Connected(_)));
+                let others = beside.get(&endpoint.cluster).into_iter().flatten();
+                let others: Vec<Key> = others.map(|other| other.key()).collect();
+                let other = others.iter().find(|key| up(key)).filter(|_| !up(key));
+                match tunnels.get(other.unwrap_or(key)) {
                     Some(Tunnel::Connected(from)) => {
                         let path = expected.map(|path| Path {
                             ip: from.map_or(path.ip, |at| at.ip()),

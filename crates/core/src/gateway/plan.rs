@@ -6,7 +6,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde_json::Value;
 use strait_api::gateway::{GatewayStatus, HaStatus};
-use strait_api::names::{ANNOTATION_CLUSTER_UID, ANNOTATION_VTEP_MAC, LABEL_CLUSTER_ID};
+use strait_api::names::{
+    ANNOTATION_CLUSTER_UID, ANNOTATION_FORMER_KEY, ANNOTATION_NEXT_KEY, ANNOTATION_VTEP_MAC,
+    LABEL_CLUSTER_ID,
+};
 use strait_api::vtep::Vxlan;
 use strait_api::{ClusterId, ClusterSpec, Endpoint, EndpointSpec, Kind, Object, valid_name};
 use strait_host::{Family, Mac, Wanted, WireGuard};
@@ -14,6 +17,7 @@ use strait_host::{Family, Mac, Wanted, WireGuard};
 use super::cable::{self, Known, vxlan, wireguard};
 use super::health::Health;
 use super::objects::{changes, from_broker, is_foreign_copy, ordered, texts};
+use super::rotation::KeyStep;
 use super::turns::{Standing, in_turn, superseded};
 use super::{Device, State, public};
 use crate::driver::Driver;
@@ -33,6 +37,8 @@ pub struct Plan {
     pub broker: Vec<ObjectChange>,
     /// What a WireGuard cable's device is to have; `None` while that is not known, or for another cable.
     pub tunnels: Option<WireGuard>,
+    /// What is to become of the keys of a WireGuard cable's device now.
+    pub key_step: Option<KeyStep>,
     /// Whom to ask which way there is to it, and who asks; `None` while that is not known: what was said before holds.
     pub discovery: Option<discovery::Wanted>,
     /// Whom to ask for the public address.
@@ -159,10 +165,17 @@ impl State {
             plan.conditions
                 .push(Condition::degraded("CableFailed", message));
         }
-        let keys = wireguard::keys(device.public_key, remotes);
+        let keys = wireguard::keys(device, remotes);
+        let (beside, unusable) = wireguard::beside(device, &keys, remotes);
+        if !unusable.is_empty() {
+            let message = unusable.join("; ");
+            plan.conditions
+                .push(Condition::degraded("InvalidKey", message));
+        }
+        plan.key_step = self.key_step();
         plan.wanted = wireguard::wanted(host, &own.underlays, device, self.tunnels.held);
         plan.tunnels = plan.active.map(|carries| {
-            let keys = (device.public_key, &keys);
+            let keys = (device, &keys, &beside);
             let lets_through = carries || self.retired.is_some();
             wireguard::tunnels(
                 &own.underlays,
@@ -175,6 +188,7 @@ impl State {
         });
         Known::WireGuard {
             keys,
+            beside,
             tunnels: &self.tunnels.peers,
         }
     }
@@ -417,6 +431,20 @@ impl State {
                 .annotations
                 .insert(ANNOTATION_VTEP_MAC.to_owned(), own.mac.to_string());
         }
+        let announced = [
+            (
+                ANNOTATION_NEXT_KEY,
+                own.device.and_then(|device| device.next),
+            ),
+            (
+                ANNOTATION_FORMER_KEY,
+                own.device.and_then(|device| device.former),
+            ),
+        ];
+        let announced = announced.into_iter();
+        object
+            .annotations
+            .extend(announced.filter_map(|(name, key)| Some((name.to_owned(), key?.to_string()))));
         object
     }
 

@@ -4,6 +4,7 @@ mod adopted;
 mod broker;
 mod discovery;
 mod health;
+mod rotation;
 mod turns;
 mod wireguard;
 

@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use strait_api::names::{
-    BACKEND_PUBLIC_KEY, CABLE_WIREGUARD, LINK_ALIAS, UNDERLAY_MARK, WIREGUARD_KEEPALIVE,
-    WIREGUARD_OVERHEAD_V4, WIREGUARD_OVERHEAD_V6,
+    ANNOTATION_FORMER_KEY, ANNOTATION_NEXT_KEY, BACKEND_PUBLIC_KEY, CABLE_WIREGUARD, LINK_ALIAS,
+    UNDERLAY_MARK, WIREGUARD_KEEPALIVE, WIREGUARD_OVERHEAD_V4, WIREGUARD_OVERHEAD_V6,
 };
 use strait_api::{ClusterId, Endpoint};
 use strait_host::{Family, Host, Key, Link, LinkKind, Owned, Peer, PeerStatus, Wanted, WireGuard};
@@ -24,8 +24,21 @@ use super::standbys;
 pub struct Device {
     /// Its public key, which peers must know.
     pub public_key: Key,
+    /// The public key of one that it is to have instead, once peers know it.
+    pub next: Option<Key>,
+    /// That of the one which it had before, while sessions of that may go on.
+    pub former: Option<Key>,
     /// Whether it is the kernel's. Otherwise this process holds the other end of a TUN device.
     pub kernel: bool,
+}
+
+impl Device {
+    /// All its keys.
+    pub(in crate::gateway) fn keys(&self) -> impl Iterator<Item = Key> {
+        [Some(self.public_key), self.next, self.former]
+            .into_iter()
+            .flatten()
+    }
 }
 
 /// What became of the tunnel to a peer.
@@ -67,8 +80,9 @@ impl Tunnel {
 pub(in crate::gateway) type Keys<'a> = BTreeMap<&'a ClusterId, Result<Key, String>>;
 
 /// Of two clusters with one key, the first has it.
-pub(in crate::gateway) fn keys<'a>(own: Key, remotes: &[Remote<'a>]) -> Keys<'a> {
-    let mut taken = BTreeMap::from([(own, "this gateway".to_owned())]);
+pub(in crate::gateway) fn keys<'a>(own: Device, remotes: &[Remote<'a>]) -> Keys<'a> {
+    let ours = own.keys().map(|key| (key, "this gateway".to_owned()));
+    let mut taken: BTreeMap<Key, String> = ours.collect();
     let wireguard = remotes
         .iter()
         .filter(|r| r.endpoint.backend == Driver::WireGuard.name());
@@ -85,6 +99,64 @@ pub(in crate::gateway) fn keys<'a>(own: Key, remotes: &[Remote<'a>]) -> Keys<'a>
             (cluster, key)
         })
         .collect()
+}
+
+/// Other keys of gateways that change theirs, and which of the two kinds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::gateway) enum Beside {
+    /// It is going to have this one.
+    Next(Key),
+    /// It had this one until a moment ago.
+    Former(Key),
+}
+
+impl Beside {
+    pub(in crate::gateway) fn key(self) -> Key {
+        match self {
+            Self::Next(key) | Self::Former(key) => key,
+        }
+    }
+}
+
+/// By cluster; and what is said of such keys and can't be used. The keys that count go before all of these, whoever claims them.
+pub(in crate::gateway) fn beside<'a>(
+    own: Device,
+    keys: &Keys<'a>,
+    remotes: &[Remote<'a>],
+) -> (BTreeMap<&'a ClusterId, Vec<Beside>>, Vec<String>) {
+    let counting = keys.values().filter_map(|key| key.as_ref().ok().copied());
+    let mut taken: BTreeSet<Key> = counting.chain(own.keys()).collect();
+    let (mut all, mut unusable) = (BTreeMap::<_, Vec<Beside>>::new(), Vec::new());
+    for Remote { endpoint, .. } in remotes {
+        let (Some(Ok(current)), Some(others)) =
+            (keys.get(&endpoint.cluster), endpoint.other_keys.as_deref())
+        else {
+            continue;
+        };
+        let next = Beside::Next as fn(Key) -> Beside;
+        let kinds = [
+            (ANNOTATION_NEXT_KEY, &others.next, next),
+            (ANNOTATION_FORMER_KEY, &others.former, Beside::Former),
+        ];
+        for (annotation, text, kind) in kinds {
+            let Some(text) = text else { continue };
+            let why = match text.parse::<Key>() {
+                // Of two copies of an Endpoint the later may be of before.
+                Ok(key) if key == *current => continue,
+                Ok(key) if taken.insert(key) => {
+                    all.entry(&endpoint.cluster).or_default().push(kind(key));
+                    continue;
+                }
+                Ok(_) => "is a key that is somebody's already".to_owned(),
+                Err(why) => why.to_string(),
+            };
+            let name = &endpoint.name;
+            unusable.push(format!(
+                "Endpoint {name}: annotation {annotation}: '{text}' {why}"
+            ));
+        }
+    }
+    (all, unusable)
 }
 
 fn public_key(endpoint: &Endpoint) -> Result<Key, String> {
@@ -115,11 +187,14 @@ pub(in crate::gateway) fn reach(
 }
 
 /// What the device is to have. Who does not carry the traffic has sessions with all peers, and lets nothing through.
+///
+/// A gateway that changes its key is two peers for a while. Ours in this process takes packets from either, and sends to the one whose
+/// session is newer. In the kernel a prefix belongs to one peer: there the next key has a session at most, until it counts.
 pub(in crate::gateway) fn tunnels(
     underlays: &BTreeMap<Family, Underlay>,
     remotes: &[Remote<'_>],
     paths: &Paths,
-    (own, keys): (Key, &Keys<'_>),
+    (own, keys, beside): (Device, &Keys<'_>, &BTreeMap<&ClusterId, Vec<Beside>>),
     port: u16,
     lets_through: bool,
 ) -> WireGuard {
@@ -142,13 +217,28 @@ pub(in crate::gateway) fn tunnels(
             continue;
         };
         let at = |path: Path| SocketAddr::new(path.ip, standby.udp_port);
-        if key != own {
+        if own.keys().all(|own| own != key) {
             peers.entry(key).or_insert_with(|| Peer {
                 endpoint: reach(underlays, standby, paths).map(at),
                 allowed: BTreeSet::new(),
                 keepalive: WIREGUARD_KEEPALIVE,
             });
         }
+    }
+    for (cluster, other) in beside
+        .iter()
+        .flat_map(|(cluster, all)| all.iter().map(move |other| (*cluster, *other)))
+    {
+        let counting = keys.get(cluster).and_then(|key| key.as_ref().ok());
+        let Some(mut peer) = counting.and_then(|key| peers.get(key)).cloned() else {
+            continue;
+        };
+        match (own.kernel, other) {
+            (false, Beside::Next(_) | Beside::Former(_)) => {}
+            (true, Beside::Next(_)) => peer.allowed.clear(),
+            (true, Beside::Former(_)) => continue,
+        }
+        peers.entry(other.key()).or_insert(peer);
     }
     WireGuard {
         port,

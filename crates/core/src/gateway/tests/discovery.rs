@@ -218,6 +218,8 @@ fn a_wireguard_peer_is_reached_by_what_was_found_nat_or_not() {
     s.apply(
         Input::Device(Ok(Device {
             public_key: key(1),
+            next: None,
+            former: None,
             kernel: true,
         })),
         at(1),

@@ -13,12 +13,14 @@ const WEST: Key = Key([2; 32]);
 fn own(kernel: bool) -> Input {
     let device = Device {
         public_key: OWN,
+        next: None,
+        former: None,
         kernel,
     };
     Input::Device(Ok(device))
 }
 
-fn gateway() -> State {
+pub(super) fn gateway() -> State {
     let mut s = state();
     s.settings.driver = Driver::WireGuard;
     s.apply(own(true), at(0));
@@ -26,7 +28,7 @@ fn gateway() -> State {
 }
 
 /// Another cluster with a key, or with what is none.
-fn peer(cluster: &str, key: Option<&str>, subnet: &str) -> Entry<Endpoint> {
+pub(super) fn peer(cluster: &str, key: Option<&str>, subnet: &str) -> Entry<Endpoint> {
     let mut entry = remote(cluster, cluster, "wireguard", subnet);
     let spec = entry.object.content.get_mut("spec").unwrap();
     let config = spec
@@ -50,11 +52,11 @@ fn with(peers: &[Entry<Endpoint>]) -> State {
     s
 }
 
-fn status(s: &State) -> GatewayStatus {
+pub(super) fn status(s: &State) -> GatewayStatus {
     s.plan().gateway.unwrap().section("status").unwrap()
 }
 
-fn told(s: &mut State, key: Key, tunnel: Tunnel) {
+pub(super) fn told(s: &mut State, key: Key, tunnel: Tunnel) {
     let tunnels = Tunnels {
         peers: [(key, tunnel)].into(),
         ..Tunnels::default()
