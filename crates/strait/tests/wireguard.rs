@@ -267,6 +267,97 @@ fn a_gateway_whose_process_dies_goes_on_at_once_whatever_else_is_away() {
     assert_all_good(&lab, &ways(lab.topology()));
 }
 
+/// The public key of a cluster's Endpoint on the broker, and whether it tells of another one, next or former.
+fn published(lab: &Lab, cluster: &str) -> (String, bool, bool) {
+    let path = "/apis/submariner.io/v1/endpoints";
+    let all = lab.api("broker", "GET", path, &serde_json::Value::Null);
+    let all = all.expect("Endpoints");
+    let mut items = all["items"].as_array().expect("a list").iter();
+    let own = items.find(|item| item["spec"]["cluster_id"] == cluster);
+    let own = own.expect("the cluster's");
+    let key = own["spec"]["backend_config"]["publicKey"].as_str();
+    let tells = |annotation: &str| own["metadata"]["annotations"][annotation].is_string();
+    (
+        key.expect("a key").to_owned(),
+        tells("strait.io/next-public-key"),
+        tells("strait.io/former-public-key"),
+    )
+}
+
+/// Another key for the gateway of a node; gives its public key.
+fn rotate(lab: &Lab, node: &str) -> String {
+    let state = format!("/run/strait-lab/{node}/gateway");
+    let strait = common::binary().to_str().expect("a path");
+    let command = [
+        strait,
+        "gateway",
+        "--rotate-key",
+        "--strait-state-dir",
+        &state,
+    ];
+    let said = lab.exec(node, &command).expect("a key is made");
+    // One at a time.
+    assert!(lab.exec(node, &command).is_err());
+    let key = said.split_whitespace().find(|word| word.len() >= 44);
+    key.expect("a key").trim_end_matches(';').to_owned()
+}
+
+#[test]
+fn a_key_is_changed_under_traffic_and_no_datagram_is_lost_also_if_the_process_dies_on_the_way() {
+    let lab = joined("wgkey", options());
+    let of_process = lab
+        .exec("east-1", &["ip", "-d", "link", "show", "submariner"])
+        .is_ok_and(|text| text.contains("tun type tun"));
+    let (first, ..) = published(&lab, "east");
+    let flow = lab
+        .flow(&Flow::new("east-2-a", "west-2-a"))
+        .expect("a flow");
+    let back = lab
+        .flow(&Flow::new("west-2-a", "east-2-a"))
+        .expect("a flow");
+    sleep(Duration::from_millis(1000));
+    let next = rotate(&lab, "east-1");
+    let until = |what: &str, holds: &dyn Fn() -> bool| {
+        let begun = Instant::now();
+        while !holds() {
+            assert!(begun.elapsed() < PATIENCE, "{what}");
+            sleep(Duration::from_millis(50));
+        }
+    };
+    until("nobody is told", &|| {
+        published(&lab, "east") == (first.clone(), true, false)
+    });
+    until("the key stays", &|| {
+        published(&lab, "east") == (next.clone(), false, true)
+    });
+    sleep(Duration::from_millis(2000));
+    for (flow, ways) in [(flow, "there"), (back, "back")] {
+        let report = flow.end().expect("a report");
+        println!("{ways}: {report:?}");
+        let (udp, tcp) = (&report.udp, &report.tcp);
+        assert!(udp.sent > 10_000, "{udp:?}");
+        // The kernel's device makes a handshake first.
+        if of_process {
+            assert_eq!(udp.lost, 0, "{udp:?}");
+        }
+        assert_eq!((tcp.connected, tcp.silent), (4, 0), "{tcp:?}");
+        assert!(tcp.broken.is_empty(), "{tcp:?}");
+    }
+    assert_all_good(&lab, &ways(lab.topology()));
+
+    // The other side, whose process dies before and after the key counts: it goes on where it was.
+    let next = rotate(&lab, "west-1");
+    until("nobody is told", &|| published(&lab, "west").1);
+    lab.crash("west-1", Role::Gateway).expect("it dies");
+    until("the key stays", &|| {
+        published(&lab, "west") == (next.clone(), false, true)
+    });
+    lab.crash("west-1", Role::Gateway).expect("it dies");
+    sleep(Duration::from_millis(2000));
+    assert_eq!(published(&lab, "west"), (next, false, true));
+    assert_all_good(&lab, &ways(lab.topology()));
+}
+
 #[test]
 fn a_gateway_that_is_restarted_or_loses_its_parent_joins_again_with_the_same_key() {
     let lab = joined("wgagain", options());
