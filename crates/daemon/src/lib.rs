@@ -24,6 +24,7 @@ pub mod ping;
 pub mod readiness;
 mod secret;
 pub mod settings;
+mod underlay;
 pub mod uninstall;
 pub mod writer;
 

@@ -1,59 +1,40 @@
-//! UDP sockets, one per family, that take only what no router has passed on.
+//! The direct watch's sockets, which tell what no router has passed on.
 
-use std::io::{self, ErrorKind, IoSliceMut};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{
-    ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt,
-};
-use socket2::{Domain, Protocol, Socket, Type};
-use strait_api::names::UNDERLAY_MARK;
 use strait_core::hello::{Datagram, MAX_DATAGRAM};
 use strait_host::Family;
-use tokio::net::UdpSocket;
 
+use crate::underlay::{self, Purpose};
 use crate::{Metrics, datagram};
 
-/// Datagrams that are read in one turn at most: a flood shall not keep us from speaking.
-const TURN: usize = 256;
-/// The pause before a socket that can't be opened, or not be read, is opened again.
-const PAUSE: Duration = Duration::from_secs(1);
 /// The hop limit of what comes from a neighbour (RFC 5082).
 const HOPS: u32 = 255;
+
+static PURPOSE: Purpose = Purpose {
+    name: "the direct watch",
+    error: "HelloSocket",
+    longest: MAX_DATAGRAM,
+    hops: Some(HOPS),
+    pause: Duration::from_secs(1),
+};
 
 /// The sockets of both families.
 #[derive(Debug)]
 pub struct Sockets {
     port: u16,
-    slots: [Slot; 2],
+    sockets: underlay::Sockets,
     metrics: Metrics,
-}
-
-#[derive(Debug)]
-struct Slot {
-    family: Family,
-    wanted: bool,
-    socket: Option<UdpSocket>,
-    retry_at: Option<Instant>,
-    told: bool,
 }
 
 impl Sockets {
     /// None is open yet. `port` is 0 for any.
     #[must_use]
     pub fn new(port: u16, metrics: Metrics) -> Self {
-        let slot = |family| Slot {
-            family,
-            wanted: false,
-            socket: None,
-            retry_at: None,
-            told: false,
-        };
         Self {
             port,
-            slots: Family::ALL.map(slot),
+            sockets: underlay::Sockets::new(&PURPOSE, metrics.clone()),
             metrics,
         }
     }
@@ -61,62 +42,31 @@ impl Sockets {
     /// Opens those of the families of these addresses, as far as they can be; others stay.
     pub fn want<'a>(&mut self, addresses: impl IntoIterator<Item = &'a IpAddr>) {
         for ip in addresses {
-            let family = Family::of(*ip);
-            for slot in self.slots.iter_mut().filter(|s| s.family == family) {
-                slot.wanted = true;
-            }
+            self.sockets.want(Family::of(*ip), Some(self.port));
         }
         self.open();
     }
 
     /// Opens what is wanted and not open.
     pub fn open(&mut self) {
-        let port = self.port;
-        for slot in &mut self.slots {
-            let waits = slot.retry_at.is_some_and(|at| at > Instant::now());
-            if !slot.wanted || slot.socket.is_some() || waits {
-                continue;
-            }
-            let family = slot.family;
-            match opened(family, port) {
-                Ok(socket) => {
-                    slot.socket = Some(socket);
-                    slot.retry_at = None;
-                    slot.told = false;
-                }
-                Err(error) => {
-                    if !slot.told {
-                        tracing::warn!(%family, port, %error, "no socket for the direct watch; it is tried again");
-                    }
-                    slot.told = true;
-                    slot.retry_at = Some(Instant::now() + PAUSE);
-                    self.metrics.error("HelloSocket");
-                }
-            }
-        }
+        self.sockets.open();
     }
 
     /// When [`Sockets::open`] has something to do.
     #[must_use]
     pub fn retry_at(&self) -> Option<Instant> {
-        self.slots.iter().filter_map(|slot| slot.retry_at).min()
+        self.sockets.retry_at()
     }
 
     /// Waits until there is something to read.
     pub async fn readable(&self) {
-        let [first, second] = &self.slots;
-        tokio::select! {
-            () = datagram::readable(first.socket.as_ref()) => {}
-            () = datagram::readable(second.socket.as_ref()) => {}
-        }
+        self.sockets.readable().await;
     }
 
     /// Sends a datagram to all of its addresses. What can't be sent is counted: it is said again soon.
     pub fn send(&self, what: &Datagram) {
         for to in &what.to {
-            let family = Family::of(to.ip());
-            let slot = self.slots.iter().find(|slot| slot.family == family);
-            let Some(socket) = slot.and_then(|slot| slot.socket.as_ref()) else {
+            let Some(socket) = self.sockets.socket(Family::of(to.ip())) else {
                 continue;
             };
             if let Err(error) = datagram::send(socket, &what.bytes, *to, None) {
@@ -128,103 +78,10 @@ impl Sockets {
 
     /// Gives what has come, with where from, and whether no router has passed it on.
     pub fn receive(&mut self, mut take: impl FnMut(&[u8], SocketAddr, bool)) {
-        for slot in &mut self.slots {
-            let Some(socket) = &slot.socket else {
-                continue;
-            };
-            if let Err(error) = receive(socket, &mut take) {
-                let family = slot.family;
-                tracing::warn!(%family, %error, "the socket of the direct watch can't be read; it is opened anew");
-                slot.socket = None;
-                slot.retry_at = Some(Instant::now() + PAUSE);
-                self.metrics.error("HelloSocket");
-            }
-        }
-    }
-}
-
-/// On all addresses: those of the host may change.
-fn opened(family: Family, port: u16) -> io::Result<UdpSocket> {
-    let (domain, any) = match family {
-        Family::V4 => (Domain::IPV4, IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
-        Family::V6 => (Domain::IPV6, IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
-    };
-    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
-    match family {
-        Family::V4 => {
-            socket.set_ttl_v4(HOPS)?;
-            setsockopt(&socket, sockopt::Ipv4RecvTtl, &true)?;
-        }
-        Family::V6 => {
-            socket.set_only_v6(true)?;
-            socket.set_unicast_hops_v6(HOPS)?;
-            socket.set_recv_hoplimit_v6(true)?;
-        }
-    }
-    if let Err(error) = socket.set_mark(UNDERLAY_MARK) {
-        tracing::warn!(%error, "the direct watch can't mark its packets: where a node's address is in a remote subnet, they may go through a tunnel");
-    }
-    socket.set_nonblocking(true)?;
-    socket.bind(&SocketAddr::new(any, port).into())?;
-    UdpSocket::from_std(std::net::UdpSocket::from(OwnedFd::from(socket)))
-}
-
-fn receive(socket: &UdpSocket, mut take: impl FnMut(&[u8], SocketAddr, bool)) -> io::Result<()> {
-    let mut buffer = [0; MAX_DATAGRAM + 1];
-    let mut control = nix::cmsg_space!(i32, i32);
-    for _ in 0..TURN {
-        // Clears the readiness when there is nothing more.
-        let read = socket.try_io(tokio::io::Interest::READABLE, || {
-            let mut bytes = [IoSliceMut::new(&mut buffer)];
-            let message = recvmsg::<SockaddrStorage>(
-                socket.as_raw_fd(),
-                &mut bytes,
-                Some(&mut control),
-                MsgFlags::MSG_DONTWAIT,
-            )?;
-            let hops = message
-                .cmsgs()
-                .ok()
-                .and_then(|mut all| all.find_map(hop_limit));
-            Ok((message.bytes, message.address.and_then(address), hops))
+        self.sockets.receive(|arrived, _| {
+            take(arrived.bytes, arrived.from, arrived.hops == Some(HOPS));
         });
-        match read {
-            Ok((length, Some(from), hops)) => {
-                let bytes = buffer.get(..length).unwrap_or_default();
-                take(bytes, from, hops == Some(HOPS));
-            }
-            Ok((_, None, _)) => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-            // One that is not there has said so: that is known by its silence.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::Interrupted | ErrorKind::ConnectionRefused
-                ) => {}
-            Err(error) => return Err(error),
-        }
     }
-    Ok(())
-}
-
-fn hop_limit(message: ControlMessageOwned) -> Option<u32> {
-    #[expect(clippy::wildcard_enum_match_arm, reason = "nothing else was asked for")]
-    match message {
-        ControlMessageOwned::Ipv4Ttl(hops) | ControlMessageOwned::Ipv6HopLimit(hops) => {
-            u32::try_from(hops).ok()
-        }
-        _ => None,
-    }
-}
-
-fn address(of: SockaddrStorage) -> Option<SocketAddr> {
-    let v4 = of
-        .as_sockaddr_in()
-        .map(|a| SocketAddr::new(IpAddr::V4(a.ip()), a.port()));
-    v4.or_else(|| {
-        let v6 = of.as_sockaddr_in6()?;
-        Some(SocketAddr::new(IpAddr::V6(v6.ip()), v6.port()))
-    })
 }
 
 #[cfg(test)]
