@@ -2,6 +2,7 @@
 
 mod echo;
 mod events;
+mod faults;
 mod figure;
 mod peers;
 mod process;
@@ -21,6 +22,7 @@ use crate::client::Lab;
 use crate::matrix::{self, Tried};
 use crate::options::Options;
 use crate::signals;
+pub(crate) use faults::Fault;
 use figure::{Figure, Unit};
 pub(crate) use wireguard::serve as wireguard_device;
 
@@ -37,6 +39,8 @@ pub(crate) enum Part {
     Scale,
     /// WireGuard in this process next to other programs (wireguard-go, gotatun and boringtun-cli, as far as installed)
     Wireguard,
+    /// What a flow between pods loses while something breaks, over each cable
+    Faults,
 }
 
 /// How much to measure.
@@ -44,14 +48,22 @@ pub(crate) enum Part {
 pub(crate) struct Effort {
     /// How often each event is measured.
     pub(crate) runs: u32,
+    /// How often each fault is.
+    pub(crate) faults: u32,
     /// How often each throughput is measured.
     pub(crate) rounds: u32,
     /// How long each throughput is measured, seconds.
     pub(crate) seconds: u32,
 }
 
-/// Measures everything; prints Markdown, or JSON.
-pub(crate) fn run(binary: &Path, parts: &[Part], effort: Effort, json: bool) -> Result<ExitCode> {
+/// Measures everything, of the faults those in `only`, or all; prints Markdown, or JSON.
+pub(crate) fn run(
+    binary: &Path,
+    parts: &[Part],
+    effort: Effort,
+    only: &[Fault],
+    json: bool,
+) -> Result<ExitCode> {
     let options = Options {
         name: format!("bench-{}", std::process::id()),
         ..Options::default()
@@ -70,10 +82,28 @@ pub(crate) fn run(binary: &Path, parts: &[Part], effort: Effort, json: bool) -> 
     if parts.contains(&Part::Wireguard) {
         figures.extend(wireguard::figures(binary, effort)?);
     }
+    let mut rows = Vec::new();
+    if parts.contains(&Part::Faults) {
+        rows = signals::ending(&options.name, || {
+            faults::rows(&options.name, binary, only, effort.faults)
+        })?;
+    }
     if json {
-        print(&(serde_json::to_string_pretty(&figures)? + "\n"))?;
-    } else {
+        let mut all = Vec::new();
+        for figure in &figures {
+            all.push(serde_json::to_value(figure)?);
+        }
+        for row in &rows {
+            all.push(serde_json::to_value(row)?);
+        }
+        print(&(serde_json::to_string_pretty(&all)? + "\n"))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !figures.is_empty() {
         print(&figure::markdown(&figures))?;
+    }
+    if !rows.is_empty() {
+        print(&faults::markdown(&rows))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -196,9 +196,9 @@ Examples:
     },
     /// Measure how fast events reach the kernel, and what the way between clusters carries
     Bench {
-        /// How often each event is measured
-        #[arg(long, default_value_t = 200)]
-        runs: u32,
+        /// How often each event is measured [default: 200, of faults: 5]
+        #[arg(long)]
+        runs: Option<u32>,
         /// How often each throughput is measured
         #[arg(long, default_value_t = 7)]
         rounds: u32,
@@ -208,6 +208,9 @@ Examples:
         /// What to measure
         #[arg(long, value_delimiter = ',', default_value = "lab,scale,wireguard")]
         parts: Vec<bench::Part>,
+        /// Of the part "faults", these only
+        #[arg(long, value_delimiter = ',', value_name = "FAULT")]
+        only: Vec<bench::Fault>,
         /// Print JSON with all samples instead of a Markdown table
         #[arg(long)]
         json: bool,
@@ -386,14 +389,16 @@ pub fn main(matches: &ArgMatches) -> Result<ExitCode> {
             rounds,
             seconds,
             parts,
+            only,
             json,
         } => {
             let effort = bench::Effort {
-                runs,
+                runs: runs.unwrap_or(200),
+                faults: runs.unwrap_or(5).max(1),
                 rounds,
                 seconds,
             };
-            return bench::run(binary, &parts, effort, json);
+            return bench::run(binary, &parts, effort, &only, json);
         }
         Action::Demo { cni_after } => return demo::run(binary, seconds(cni_after)?),
         Action::Sandbox { order } => return sandbox::sandbox(&order),
