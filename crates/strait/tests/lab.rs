@@ -136,7 +136,7 @@ fn a_crash_leaves_no_process_and_its_remains_are_cleared_at_the_next_use() {
     );
     assert!(ends(&space), "processes are left");
     assert!(flow.wait().is_err());
-    assert!(dir.exists());
+    // The next use may be another test's.
     let status = strait(&["lab", "status", "--name", &options.name]);
     assert!(error(&status).contains("no lab"), "{status:?}");
     assert!(!dir.exists(), "{} is left", dir.display());
