@@ -200,9 +200,17 @@ impl Processes {
             return Ok(());
         }
         process.killed = signal == Signal::SIGKILL;
+        let child = if process.stopped {
+            child_at(place, process.pid)?
+        } else {
+            None
+        };
         // Its waiter needs the lock to take note of the end, so the number is still this process's.
         send(process.pid, signal)?;
         if process.stopped {
+            if let Some(child) = child {
+                send(child, Signal::SIGCONT)?;
+            }
             send(process.pid, Signal::SIGCONT)?;
             process.stopped = false;
         }
@@ -231,16 +239,14 @@ impl Processes {
         let Some(parent) = self.lock().get(&key).map(|process| process.pid) else {
             bail!("no {role} on {place}")
         };
-        let space = netns::find(place)?.inode();
-        let space = space.with_context(|| format!("{place} has no network"))?;
-        let Some(child) = child_of(parent, &format!("net:[{space}]"))? else {
+        let Some(child) = child_at(place, parent)? else {
             return Ok(false);
         };
         send(child, Signal::SIGKILL)?;
         Ok(true)
     }
 
-    /// Makes a process stand still.
+    /// Makes a process stand still, and the child that does its work, if it has one.
     pub(crate) fn pause(&self, place: &str, role: Role) -> Result<()> {
         self.signal(place, role, Signal::SIGSTOP)
     }
@@ -256,7 +262,9 @@ impl Processes {
             // As above: the number is still this process's.
             Some(process) if process.ended.is_none() => {
                 process.stopped = signal == Signal::SIGSTOP;
-                send(process.pid, signal)
+                // The parent first: it might take a child that stands still for dead.
+                send(process.pid, signal)?;
+                child_at(place, process.pid)?.map_or(Ok(()), |child| send(child, signal))
             }
             Some(_) => bail!("{role} on {place} has ended"),
             None => bail!("no {role} on {place}"),
@@ -372,6 +380,13 @@ fn send(pid: u32, signal: Signal) -> Result<()> {
 fn inhabitants(spaces: &[String]) -> Result<Vec<u32>> {
     let all = residents(spaces)?.into_iter();
     Ok(all.map(|resident| resident.pid).collect())
+}
+
+/// The same of a process at a place.
+fn child_at(place: &str, parent: u32) -> Result<Option<u32>> {
+    let space = netns::find(place)?.inode();
+    let space = space.with_context(|| format!("{place} has no network"))?;
+    child_of(parent, &format!("net:[{space}]"))
 }
 
 /// The number, within the lab, of a child of the process that has the number `parent` there.

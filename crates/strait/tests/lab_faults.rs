@@ -376,6 +376,21 @@ fn an_agent_that_crashes_comes_back_by_itself_and_nothing_is_impaired() {
     ] {
         let before = running(name);
         assert!(!before.is_empty(), "{name}");
+        // All of it stands still and goes on, a child that does the work, too.
+        let stopped = || {
+            let files = before.iter().map(|it| format!("{it}/status"));
+            let command: Vec<String> = ["grep".to_owned(), "-h".to_owned(), "State".to_owned()]
+                .into_iter()
+                .chain(files)
+                .collect();
+            let words: Vec<&str> = command.iter().map(String::as_str).collect();
+            let text = lab.exec("east-1", &words).expect("states");
+            text.matches("T (stopped)").count()
+        };
+        lab.stop("east-1", Some(role)).expect("it stands still");
+        assert_eq!(stopped(), before.len(), "{name}");
+        assert_eq!(lab.heal("east-1", Some(role)).expect("it goes on"), []);
+        assert_eq!(stopped(), 0, "{name}");
         let impaired = lab.crash("east-1", role).expect("it crashes");
         assert_eq!(impaired, []);
         let begun = Instant::now();
