@@ -154,6 +154,22 @@ pub struct Path {
 }
 
 impl Path {
+    /// What may be the reason that a cable which passes NATs has not come about. `None` while there was no time for an answer,
+    /// or if there is one.
+    #[must_use]
+    pub fn unanswered(&self) -> Option<String> {
+        let Self { ip, .. } = self;
+        match (self.state, self.comes_from) {
+            (PathState::Silent, Some(from)) => Some(format!(
+                "{ip} does not answer NAT discovery either, and what the other side sends arrives from {from}: a NAT there takes another port for each destination (symmetric), or lets in only whom it has sent to"
+            )),
+            (PathState::Silent, None) => Some(format!(
+                "{ip} does not answer NAT discovery either: UDP is dropped on the way, or a NAT on one side takes another port for each destination (symmetric) while the other side's lets in only whom it has sent to"
+            )),
+            (PathState::Answered | PathState::Asking | PathState::Assumed, _) => None,
+        }
+    }
+
     /// Why a cable can't be used that takes no NAT in between.
     #[must_use]
     pub fn rewritten(&self) -> Option<String> {

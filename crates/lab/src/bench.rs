@@ -1,11 +1,13 @@
 //! `strait lab bench`: how fast, as figures. A benchmark, never a test: it judges nothing.
 
+mod clusters;
 mod echo;
 mod events;
 mod faults;
 mod figure;
 mod peers;
 mod process;
+mod responder;
 mod scale;
 mod throughput;
 mod watched;
@@ -24,6 +26,7 @@ use crate::options::Options;
 use crate::signals;
 pub(crate) use faults::Fault;
 use figure::{Figure, Unit};
+pub(crate) use responder::serve as respond;
 pub(crate) use wireguard::serve as wireguard_device;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -39,6 +42,8 @@ pub(crate) enum Part {
     Scale,
     /// WireGuard in this process next to other programs (wireguard-go, gotatun and boringtun-cli, as far as installed)
     Wireguard,
+    /// A gateway that is joined with 200 other clusters by WireGuard in its process
+    Clusters,
     /// What a flow between pods loses while something breaks, over each cable
     Faults,
 }
@@ -81,6 +86,11 @@ pub(crate) fn run(
     }
     if parts.contains(&Part::Wireguard) {
         figures.extend(wireguard::figures(binary, effort)?);
+    }
+    if parts.contains(&Part::Clusters) {
+        figures.extend(signals::ending(&options.name, || {
+            clusters::figures(&options.name, binary, effort)
+        })?);
     }
     let mut rows = Vec::new();
     if parts.contains(&Part::Faults) {

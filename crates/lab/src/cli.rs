@@ -206,7 +206,11 @@ Examples:
         #[arg(long, default_value_t = 2)]
         seconds: u32,
         /// What to measure
-        #[arg(long, value_delimiter = ',', default_value = "lab,scale,wireguard")]
+        #[arg(
+            long,
+            value_delimiter = ',',
+            default_value = "lab,scale,wireguard,clusters"
+        )]
         parts: Vec<bench::Part>,
         /// Of the part "faults", these only
         #[arg(long, value_delimiter = ',', value_name = "FAULT")]
@@ -257,6 +261,8 @@ Examples:
         #[arg(long, default_value_t = 1)]
         lanes: usize,
     },
+    #[command(hide = true)]
+    Responder { peer: String, count: u16 },
 }
 
 #[derive(Debug, Args)]
@@ -442,6 +448,7 @@ pub fn main(matches: &ArgMatches) -> Result<ExitCode> {
         Action::Names { lab } => print(&(find(&lab)?.topology().all_names().join("\n") + "\n"))?,
         Action::PodServer => return pod::serve(),
         Action::Wireguard { name, port, lanes } => bench::wireguard_device(&name, port, lanes)?,
+        Action::Responder { peer, count } => bench::respond(&peer, count)?,
         Action::Flows { to, seconds: time } => {
             let flows = probe::flows(to, seconds(time)?)?;
             print(&format!("{flows:.1}\n"))?;

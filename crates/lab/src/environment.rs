@@ -11,7 +11,7 @@ use crate::options::{Cable, Nat};
 use crate::topology::{Cluster, Node, Topology};
 
 /// What the gateways of a lab share. A lab keeps nobody's secret.
-const PASSPHRASE: &str = "bm9ib2R5J3Mgc2VjcmV0";
+pub(crate) const PASSPHRASE: &str = "bm9ib2R5J3Mgc2VjcmV0";
 
 /// A variable and its value.
 pub(crate) type Variable = (String, String);

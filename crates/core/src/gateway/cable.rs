@@ -71,6 +71,10 @@ impl Known<'_> {
                     None => return error("the other side has no public key".to_owned()),
                 };
                 let expected = wireguard::reach(underlays, endpoint, paths);
+                let because = |message: &str| {
+                    let why = expected.and_then(|path| path.unanswered());
+                    why.map_or(message.to_owned(), |why| format!("{message}: {why}"))
+                };
                 let up = |key: &Key| matches!(tunnels.get(key), Some(Tunnel::Connected(_)));
                 let others = beside.get(&endpoint.cluster).into_iter().flatten();
                 let others: Vec<Key> = others.map(|other| other.key()).collect();
@@ -84,11 +88,11 @@ impl Known<'_> {
                         (ConnectionStatus::Connected, String::new(), path)
                     }
                     Some(Tunnel::Dead) => {
-                        let message = "no handshake for more than three minutes".to_owned();
+                        let message = because("no handshake for more than three minutes");
                         (ConnectionStatus::Error, message, expected)
                     }
                     Some(Tunnel::Connecting) | None => {
-                        let message = "no initial handshake yet".to_owned();
+                        let message = because("no initial handshake yet");
                         (ConnectionStatus::Connecting, message, expected)
                     }
                 }

@@ -20,7 +20,7 @@ pub(super) struct Health<'a> {
 
 impl Health<'_> {
     /// The connection, with what pings say of it. The cable counts until there is a result (upstream
-    /// `cableengine/syncer`).
+    /// `cableengine/syncer`); what it says of a failure is told behind what pings say.
     pub(super) fn merged(
         &self,
         mut connection: Connection,
@@ -44,9 +44,18 @@ impl Health<'_> {
         };
         connection.latency_rtt = report.rtt.map(|rtt| rtt.text());
         match report.status {
-            ConnectionStatus::Error | ConnectionStatus::Connected => {
+            ConnectionStatus::Connected => {
                 connection.status = report.status;
                 connection.status_message.clone_from(&report.message);
+            }
+            ConnectionStatus::Error => {
+                // What the cable says is why.
+                let why = std::mem::take(&mut connection.status_message);
+                connection.status = report.status;
+                connection.status_message = match why.as_str() {
+                    "" => report.message.clone(),
+                    why => format!("{}; {why}", report.message),
+                };
             }
             ConnectionStatus::Connecting | ConnectionStatus::None => {}
         }

@@ -1,18 +1,18 @@
 //! One device in this process among many peers: how soon it has them all, and what it takes then.
 
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixDatagram;
+use std::net::IpAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use ipnet::IpNet;
 use strait_netns::Namespace;
-use strait_wg::{Config, Device, Options, PeerConfig, PrivateKey, Sockets, Tun};
+use strait_wg::{PeerConfig, Sockets};
 
 use super::figure::{Figure, Unit};
+use super::responder::Responder;
 use super::wireguard::{PORT, device, key, run, set, start};
 use super::{PATIENCE, process};
 
@@ -21,16 +21,6 @@ const PEERS: u16 = 200;
 const FIRST: u16 = 20_000;
 /// How long the device does nothing but answer to keepalives and carry a ping a second to each peer.
 const IDLE: Duration = Duration::from_secs(30);
-/// Before the packet on a TUN device.
-const VNET: usize = 10;
-
-/// The peers: devices in this process whose hosts send back what they get.
-struct Peers {
-    config: String,
-    _devices: Vec<Device>,
-    stop: Arc<AtomicBool>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
 
 pub(super) fn figures(
     a: &Namespace,
@@ -39,11 +29,21 @@ pub(super) fn figures(
     arguments: &[String],
 ) -> Result<Vec<Figure>> {
     let (private, public) = key()?;
-    let peers = Peers::start(b, &public)?;
-    let config = format!(
-        "[Interface]\nPrivateKey = {private}\nListenPort = {PORT}\n{}",
-        peers.config
-    );
+    let allowed = [IpNet::from(IpAddr::from([10, 199, 0, 1]))].into();
+    let of_peers = PeerConfig {
+        allowed,
+        ..PeerConfig::default()
+    };
+    let bind = |number| Ok(b.run(|| Sockets::bind(FIRST + number, None, 1))??);
+    let peers = Responder::start(PEERS, bind, &public, &of_peers)?;
+    let mut config = format!("[Interface]\nPrivateKey = {private}\nListenPort = {PORT}\n");
+    for (key, number) in peers.keys.iter().zip(0u16..) {
+        let [high, low] = number.to_be_bytes();
+        config += &format!(
+            "[Peer]\nPublicKey = {key}\nEndpoint = 192.0.2.2:{}\nAllowedIPs = 10.200.{high}.{low}/32\nPersistentKeepalive = 10\n",
+            FIRST + number
+        );
+    }
     let name = device("p");
     let begun = Instant::now();
     let child = start(a, program, arguments, &name)?;
@@ -126,97 +126,4 @@ fn ping(time: Duration) -> Result<u64> {
         done.store(true, Ordering::Relaxed);
     });
     Ok(answered.into_inner())
-}
-
-impl Peers {
-    fn start(ns: &Namespace, peer: &str) -> Result<Self> {
-        let (mut config, mut devices, mut hosts) = (String::new(), Vec::new(), Vec::new());
-        for number in 0..PEERS {
-            let (host, tun) = UnixDatagram::pair()?;
-            tun.set_nonblocking(true)?;
-            host.set_nonblocking(true)?;
-            hosts.push(host);
-            let port = FIRST + number;
-            let sockets = ns.run(|| Sockets::bind(port, None, 1))??;
-            let key = PrivateKey::generate()?;
-            let [high, low] = number.to_be_bytes();
-            config += &format!(
-                "[Peer]\nPublicKey = {}\nEndpoint = 192.0.2.2:{port}\nAllowedIPs = 10.200.{high}.{low}/32\nPersistentKeepalive = 10\n",
-                key.public()?
-            );
-            let device = Device::start(
-                Tun::from_fds(vec![OwnedFd::from(tun)]),
-                sockets,
-                Options::default(),
-            )?;
-            let allowed = [ipnet::IpNet::from(std::net::IpAddr::from([10, 199, 0, 1]))].into();
-            let peers = [(
-                peer.parse()?,
-                PeerConfig {
-                    allowed,
-                    ..PeerConfig::default()
-                },
-            )];
-            device.configure(Config {
-                private_key: key,
-                peers: peers.into(),
-            })?;
-            devices.push(device);
-        }
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopping = stop.clone();
-        let thread = std::thread::Builder::new().spawn(move || echo(&hosts, &stopping))?;
-        Ok(Self {
-            config,
-            _devices: devices,
-            stop,
-            thread: Some(thread),
-        })
-    }
-}
-
-impl Drop for Peers {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-/// Sends back what the devices give to their hosts, until told to stop.
-fn echo(hosts: &[UnixDatagram], stop: &AtomicBool) {
-    use nix::poll::{PollFd, PollFlags, poll};
-    use std::os::fd::AsFd as _;
-    let mut all: Vec<_> = hosts
-        .iter()
-        .map(|host| PollFd::new(host.as_fd(), PollFlags::POLLIN))
-        .collect();
-    let mut frame = [0; 2048];
-    while !stop.load(Ordering::Relaxed) {
-        let _ = poll(&mut all, 200u16);
-        for (host, polled) in hosts.iter().zip(&all) {
-            if polled.any() != Some(true) {
-                continue;
-            }
-            while let Ok(length) = host.recv(&mut frame) {
-                if let Some(frame) = frame.get_mut(..length) {
-                    turn(frame);
-                    let _ = host.send(frame);
-                }
-            }
-        }
-    }
-}
-
-/// Addresses and ports change places, which changes no checksum.
-fn turn(frame: &mut [u8]) {
-    if let Some(packet) = frame.get_mut(VNET..).filter(|packet| packet.len() >= 28) {
-        let (before, after) = packet.split_at_mut(16);
-        if let (Some(source), Some(destination)) = (before.get_mut(12..16), after.get_mut(..4)) {
-            source.swap_with_slice(destination);
-        }
-        packet.swap(20, 22);
-        packet.swap(21, 23);
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::events::Monitor;
 use crate::client::Lab;
@@ -12,7 +12,7 @@ const TICKS: f64 = 100.0;
 
 /// Resident memory of a node's route agent, MiB.
 pub(super) fn resident(lab: &Lab, node: &str) -> Result<f64> {
-    mebibytes(&file(lab, node, "status")?)
+    mebibytes(&file(lab, node, "route-agent", "status")?)
 }
 
 /// Resident memory of a process of this machine, MiB.
@@ -52,7 +52,39 @@ pub(super) fn idle(lab: &Lab, node: &str, time: Duration) -> Result<[f64; 2]> {
 
 /// Milliseconds that it has been on a processor.
 fn processor(lab: &Lab, node: &str) -> Result<f64> {
-    milliseconds(&file(lab, node, "stat")?)
+    milliseconds(&file(lab, node, "route-agent", "stat")?)
+}
+
+/// What a gateway takes: the process that does the work, and the parent that holds its devices, if there is one.
+pub(super) struct Taken {
+    /// Resident memory of the two, MiB.
+    pub(super) memory: [f64; 2],
+    /// Milliseconds that they have been on a processor, together.
+    pub(super) processor: f64,
+}
+
+impl Taken {
+    pub(super) fn read(lab: &Lab, node: &str) -> Result<Self> {
+        let read = |name| file(lab, node, "gateway", name);
+        let (stats, statuses) = (read("stat")?, read("status")?);
+        let processor: Vec<f64> = stats.lines().map(milliseconds).collect::<Result<_>>()?;
+        let mut memory: Vec<f64> = statuses
+            .split_inclusive("Name:")
+            .filter(|status| status.contains("VmRSS:"))
+            .map(mebibytes)
+            .collect::<Result<_>>()?;
+        // The one that does the work is the larger.
+        memory.sort_by(|a, b| b.total_cmp(a));
+        let number = memory.len();
+        let [child, parent] = memory[..] else {
+            bail!("{number} processes of the gateway: expected two");
+        };
+        ensure!(processor.len() == 2, "a process of the gateway ended");
+        Ok(Self {
+            memory: [child, parent],
+            processor: processor.iter().sum(),
+        })
+    }
 }
 
 fn milliseconds(stat: &str) -> Result<f64> {
@@ -63,14 +95,14 @@ fn milliseconds(stat: &str) -> Result<f64> {
     Ok(ticks.iter().sum::<f64>() / TICKS * 1000.0)
 }
 
-/// A file of the process below `/proc`. It is found by its namespace, since process numbers inside the lab are others. The pattern
+/// A file below `/proc` of each process with this role. They are found by their namespace, since process numbers inside the lab are others. The pattern
 /// does not match the command line that it stands in.
-fn file(lab: &Lab, node: &str, name: &str) -> Result<String> {
+fn file(lab: &Lab, node: &str, role: &str, name: &str) -> Result<String> {
     let script = format!(
         r#"own=$(readlink /proc/self/ns/net)
 for p in /proc/[0-9]*; do
   [ "$(readlink "$p/ns/net" 2>/dev/null)" = "$own" ] || continue
-  tr '\0' ' ' < "$p/cmdline" | grep -q '[ ]route-agent' && cat "$p/{name}"
+  tr '\0' ' ' < "$p/cmdline" | grep -q '[ ]{role} ' && cat "$p/{name}"
 done
 true"#
     );

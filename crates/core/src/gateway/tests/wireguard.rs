@@ -6,6 +6,8 @@ use strait_api::names::{BACKEND_PUBLIC_KEY, CABLE_WIREGUARD, UNDERLAY_MARK};
 use strait_host::{Key, Owned, Peer, PeerStatus, WireGuard};
 
 use super::*;
+use crate::discovery::{Path, PathState};
+use crate::health::Report;
 
 const OWN: Key = Key([1; 32]);
 const WEST: Key = Key([2; 32]);
@@ -54,6 +56,56 @@ fn with(peers: &[Entry<Endpoint>]) -> State {
 
 pub(super) fn status(s: &State) -> GatewayStatus {
     s.plan().gateway.unwrap().section("status").unwrap()
+}
+
+#[test]
+fn a_tunnel_that_does_not_come_about_says_why_if_discovery_knows_also_where_pings_are_lost() {
+    let mut west = peer("west", Some(&WEST.to_string()), "10.2.0.0/16");
+    west.object.content["spec"]["healthCheckIP"] = "10.2.1.1".into();
+    west.parsed = Endpoint::parse(&west.object);
+    let mut s = with(&[west]);
+    let key = s.plan().discovery.unwrap().targets.pop_first().unwrap().key;
+    let from: SocketAddr = "198.51.100.7:40000".parse().unwrap();
+    let mut said = |state, comes_from, tunnel| {
+        let path = Path {
+            ip: "198.51.100.2".parse().unwrap(),
+            nat: true,
+            state,
+            comes_from,
+        };
+        s.apply(Input::Paths([(key.clone(), path)].into()), at(3));
+        told(&mut s, WEST, tunnel);
+        status(&s).connections.remove(0).status_message
+    };
+    assert_eq!(
+        said(PathState::Asking, None, Tunnel::Connecting),
+        "no initial handshake yet"
+    );
+    let silent = said(PathState::Silent, None, Tunnel::Connecting);
+    assert!(
+        silent.contains("198.51.100.2") && silent.contains("(symmetric)"),
+        "{silent}"
+    );
+    let seen = said(PathState::Silent, Some(from), Tunnel::Dead);
+    assert!(seen.contains("198.51.100.7:40000"), "{seen}");
+    assert_eq!(said(PathState::Silent, None, Tunnel::Connected(None)), "");
+
+    told(&mut s, WEST, Tunnel::Connecting);
+    let report = Report {
+        status: ConnectionStatus::Error,
+        message: "lost".into(),
+        rtt: None,
+        sent: 9,
+        received: 0,
+        answered: None,
+        silent: None,
+    };
+    let targets = s.plan().health.into_iter();
+    let results = targets.map(|target| (target, report.clone())).collect();
+    s.apply(Input::Health(results), at(4));
+    let connection = status(&s).connections.remove(0);
+    assert_eq!(connection.status, ConnectionStatus::Error);
+    assert_eq!(connection.status_message, format!("lost; {silent}"));
 }
 
 pub(super) fn told(s: &mut State, key: Key, tunnel: Tunnel) {
