@@ -233,3 +233,43 @@ pub(super) fn markdown(rows: &[Row]) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(longest_gap_ms: f64, sender_late_ms: f64, lost: u64) -> Run {
+        let mut pods = FlowReport::default();
+        pods.udp.longest_gap_ms = longest_gap_ms;
+        pods.udp.sender_late_ms = sender_late_ms;
+        pods.udp.lost = lost;
+        pods.tcp.connected = 3;
+        pods.tcp.silent = 1;
+        pods.tcp.broken = vec!["cannot connect: refused".to_owned()];
+        let mut service = FlowReport::default();
+        service.tcp.connected = 4;
+        service.tcp.broken = vec!["after 3 answers: reset".to_owned()];
+        Run::new(&pods, &service)
+    }
+
+    #[test]
+    fn what_the_sender_was_late_is_no_gap_and_what_did_not_come_about_is_broken() {
+        let good = run(120.0, 30.0, 0);
+        assert!(good.is_within(Limit::GapMs(90.0)) && !good.is_within(Limit::GapMs(89.0)));
+        assert!(good.is_within(Limit::NoneLost) && !run(1.0, 0.0, 1).is_within(Limit::NoneLost));
+        let row = Row {
+            fault: Fault::Power,
+            name: Fault::Power.name(),
+            cable: Cable::Wireguard,
+            limit: Limit::GapMs(100.0),
+            why: "so",
+            runs: vec![good, run(300.0, 5.0, 295), run(20.0, 1.0, 2)],
+        };
+        let table = markdown(&[row]);
+        let line = table.lines().last().expect("a line");
+        assert_eq!(
+            line,
+            "| the gateway's node without power | wireguard | <= 100 ms | so | 3 | 2 | 120.0 ms | 300.0 ms | 30.0 ms | 2 | 295 | 6 of 12 | 3 of 12 |"
+        );
+    }
+}
