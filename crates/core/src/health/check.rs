@@ -89,6 +89,11 @@ impl Check {
         self.status == ConnectionStatus::Connected
     }
 
+    /// Whether it was asked, and there was no reply since.
+    pub(super) fn is_asked(&self) -> bool {
+        self.asked
+    }
+
     /// The next ping is sent now, and the reply to it is news.
     pub(super) fn ask(&mut self, now: Time) {
         self.send_at = self.send_at.min(now);

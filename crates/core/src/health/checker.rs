@@ -109,19 +109,19 @@ impl Checker {
             }
             self.agenda.insert((check.wake(), id));
             if let Some(family) = silent {
-                self.ask_others(family, now);
+                self.ask_others(family, now, Check::is_connected);
             }
         }
         pings
     }
 
-    /// Asks some other clusters now, whose replies come by way of the gateway that answers no more: whether it is dead, or
-    /// only silent.
-    fn ask_others(&mut self, family: Family, now: Time) {
+    /// Asks some other clusters now, whose replies come by way of this cluster's gateway. When that answers no more: whether it is
+    /// dead, or only silent. When it answers again: lest what was asked meanwhile, and lost, counts against them.
+    fn ask_others(&mut self, family: Family, now: Time, whom: fn(&Check) -> bool) {
         let others = self.ids.iter().filter(|(target, id)| {
             let check = self.checks.get(*id);
             let of_family = target.way == Way::Cluster && target.family == family;
-            of_family && check.is_some_and(Check::is_connected)
+            of_family && check.is_some_and(whom)
         });
         let ids: Vec<u32> = others.map(|(_, id)| *id).take(ASKED).collect();
         for id in ids {
@@ -155,10 +155,15 @@ impl Checker {
             return false;
         };
         let (wake, received) = (check.wake(), check.received());
+        let was_connected = check.is_connected();
         self.changed |= check.reply(sequence, now, self.settings.pace(check.way()));
         self.agenda.remove(&(wake, id));
         self.agenda.insert((check.wake(), id));
-        check.received() != received
+        let is_answer = check.received() != received;
+        if check.way() != Way::Cluster && check.is_connected() && !was_connected {
+            self.ask_others(Family::of(from), now, Check::is_asked);
+        }
+        is_answer
     }
 
     /// Whether the status of a target, or the targets, changed since this was asked last.

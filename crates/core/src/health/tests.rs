@@ -247,6 +247,35 @@ fn when_the_own_gateway_falls_silent_some_other_clusters_are_asked_at_once() {
 }
 
 #[test]
+fn short_outages_of_the_own_gateway_do_not_add_up_to_one_of_other_clusters() {
+    let own = Target {
+        source: Some("240.0.0.2".parse().unwrap()),
+        way: Way::Tunnel,
+        ..remote("east", "240.0.0.1")
+    };
+    let mut c = checker(MINUTE, &[west(), own.clone()]);
+    let quick = Duration::from_millis(1);
+    run(&mut c, ms(61_000), always(quick));
+    let mut end = 61_000;
+    // Each time before a minute is over since west was pinged.
+    let asked: usize = (0..7)
+        .map(|_| {
+            let mut sent = run(&mut c, ms(end + 15_000), never);
+            assert_eq!(report(&c, &own).status, Error);
+            end += 17_000;
+            sent.extend(run(&mut c, ms(end), always(quick)));
+            assert_eq!(report(&c, &own).status, Connected);
+            sent.retain(|(_, ping)| ping.to == west().address);
+            sent.len()
+        })
+        .sum();
+    // When it falls silent, and when it answers again.
+    assert_eq!(asked, 14);
+    assert_eq!(report(&c, &west()).status, Connected);
+    assert_eq!(report(&c, &west()).silent, None);
+}
+
+#[test]
 fn a_reply_that_is_slower_than_the_interval_counts() {
     let mut c = checker(SECOND, &[west()]);
     run(&mut c, ms(120_000), always(Duration::from_millis(12_500)));

@@ -35,8 +35,11 @@ pub(crate) fn owner() -> Owner {
 pub(crate) fn namespace() -> Namespace {
     let ns = Namespace::new().expect("network namespaces need root");
     run(&ns, "ip link add up0 type veth peer name up1");
-    run(&ns, "ip link set up0 up");
-    run(&ns, "ip link set up1 up");
+    for end in ["up0", "up1"] {
+        // The end of a search for duplicates is an event, some time or other.
+        run(&ns, &format!("sysctl -qw net.ipv6.conf.{end}.accept_dad=0"));
+        run(&ns, &format!("ip link set {end} up"));
+    }
     run(&ns, "ip addr add 192.0.2.10/24 dev up0");
     run(&ns, "ip addr add 2001:db8::10/64 dev up0 nodad");
     // The kernel adds link-local addresses a moment after the links have come up.
