@@ -32,7 +32,7 @@ check: deps $(CARGO_DENY) ## Formatting, lints, licences and sources of dependen
 	$(CARGO_DENY) --locked check bans licenses sources
 
 test: deps ## All tests; those of the kernel need root, or user namespaces; those of its WireGuard, qemu
-	$(CARGO) test --locked --workspace
+	scripts/test
 	scripts/guest/run --cable
 
 guest: deps ## The kernel's tests and labs on Debian's kernels 6.1 and 6.12, in guests without network
