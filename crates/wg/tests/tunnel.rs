@@ -221,7 +221,7 @@ fn our_key_changes_and_nothing_is_lost_towards_a_peer_that_takes_both() {
 /// Each knows both keys of the other. What is begun with a former key meanwhile must not be what is used when that is forgotten.
 #[test]
 fn both_change_their_keys_at_the_same_time_and_forget_the_others_former_one() {
-    // A handshake that is not answered, since one was just before, is tried again before the former keys go.
+    // A handshake that is not answered, since the other has not that key yet, is tried again before the former keys go.
     let timing = Timing {
         rekey_timeout: Duration::from_millis(200),
         ..Timing::default()
@@ -286,6 +286,38 @@ fn who_has_a_session_of_our_new_key_gets_none_of_the_old_one_any_more() {
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(b.device().status()[&old].last_handshake, None);
     assert_eq!(b.ping("10.9.0.1", 3), 3);
+}
+
+/// It calls both, in the order of keys, in the same moment.
+#[test]
+fn a_restarted_peer_that_knows_two_of_our_keys_is_answered_at_once() {
+    let (_middle, mut a, mut b) = pair(1, Options::default());
+    assert_eq!(a.ping("10.9.0.2", 3), 3);
+    for round in 0..8 {
+        let (old, peer) = a.peer();
+        a.key = PrivateKey::generate().unwrap();
+        let both = [(old, peer), a.peer()];
+        b.configure(both.clone());
+        a.configure([b.peer()]);
+        until("a session of the new key", || {
+            b.device().status()[&a.public()].last_handshake.is_some()
+        });
+        let floor = b.device().timestamp_floor();
+        b.device = None;
+        let options = Options {
+            timestamp_floor: floor,
+            ..Options::default()
+        };
+        b.start(1, options);
+        let start = std::time::Instant::now();
+        b.configure(both);
+        until("a handshake", || {
+            b.device().status()[&a.public()].last_handshake.is_some()
+        });
+        // Far less than until the next try.
+        assert!(start.elapsed() < Duration::from_secs(1), "{round}");
+        assert_eq!(b.ping("10.9.0.1", 3), 3, "{round}");
+    }
 }
 
 #[test]

@@ -18,11 +18,15 @@ impl Control<'_> {
         self.identities
             .retain(|own| own.until.is_none_or(|until| until > now));
         if self.identities.len() != before {
-            self.publish_codes();
+            self.answer_to_identities();
         }
     }
 
-    fn publish_codes(&self) {
+    fn answer_to_identities(&mut self) {
+        let own: BTreeSet<u64> = self.identities.iter().map(|own| own.generation).collect();
+        for known in self.peers.values_mut() {
+            known.heard.retain(|generation, _| own.contains(generation));
+        }
         let all = self
             .identities
             .iter()
@@ -103,7 +107,7 @@ impl Control<'_> {
             },
         );
         self.shared.generation.store(generation, Ordering::Relaxed);
-        self.publish_codes();
+        self.answer_to_identities();
         Ok(self.identities.len() > 1)
     }
 
@@ -117,8 +121,7 @@ impl Control<'_> {
             pending: None,
             answered: None,
             began: None,
-            heard: None,
-            greatest: None,
+            heard: BTreeMap::new(),
             sent: None,
             cookie: None,
             mac1: None,
