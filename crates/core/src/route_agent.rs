@@ -6,6 +6,7 @@
 mod accepts;
 mod account;
 mod before;
+mod cables;
 mod conditions;
 mod firewall;
 pub mod flows;

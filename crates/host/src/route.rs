@@ -94,6 +94,8 @@ pub struct Rule {
     pub from: Option<IpNet>,
     /// Destinations it applies to; `None` for all.
     pub to: Option<IpNet>,
+    /// The link by which packets come that it applies to; `None` for all, those of the host itself too.
+    pub link: Option<String>,
     /// Packet mark and mask it applies to.
     pub mark: Option<(u32, u32)>,
     /// The table that it looks up.

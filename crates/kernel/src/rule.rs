@@ -8,13 +8,14 @@ use strait_host::{Family, Rule};
 
 use crate::error::{Error, tolerate};
 use crate::socket::Socket;
-use crate::wire::{Attrs, Message, Request, ip_of, octets, u32_of};
+use crate::wire::{Attrs, Message, Request, ip_of, octets, text_of, u32_of};
 
 /// Length of `struct fib_rule_hdr`.
 const FIXED: usize = 12;
 /// `FRA_*` in linux/fib_rules.h.
 const DST: u16 = 1;
 const SRC: u16 = 2;
+const LINK: u16 = 3;
 const PRIORITY: u16 = 6;
 const MARK: u16 = 10;
 const SUPPRESS_GROUP: u16 = 13;
@@ -26,9 +27,10 @@ const PROTOCOL: u16 = 21;
 /// `FR_ACT_TO_TBL`.
 const TO_TABLE: u8 = 1;
 /// What only says where a rule comes from or what it can't suppress.
-const KNOWN: [u16; 9] = [
+const KNOWN: [u16; 10] = [
     DST,
     SRC,
+    LINK,
     PRIORITY,
     MARK,
     SUPPRESS_GROUP,
@@ -38,7 +40,7 @@ const KNOWN: [u16; 9] = [
     PROTOCOL,
 ];
 
-/// All rules that look up a table and select by nothing but source, destination and mark.
+/// All rules that look up a table and select by nothing but source, destination, incoming link and mark.
 pub(crate) fn list(socket: &mut Socket) -> Result<BTreeSet<Rule>, Error> {
     let mut rules = BTreeSet::new();
     for family in Family::ALL {
@@ -85,6 +87,7 @@ pub(crate) fn decode(family: Family, message: &Message) -> Option<Rule> {
         priority: number_of(attrs, PRIORITY).unwrap_or_default(),
         from: net(SRC, from_len),
         to: net(DST, to_len),
+        link: attrs.find(LINK).map(text_of),
         mark: mark(attrs),
         table: number_of(attrs, TABLE).unwrap_or(u32::from(table)),
         protocol: attrs
@@ -184,6 +187,9 @@ fn encode(kind: u16, flags: i32, rule: &Rule) -> Result<Request, Error> {
     if let Some(net) = rule.from {
         request.attr(SRC, &octets(net.addr()));
     }
+    if let Some(link) = &rule.link {
+        request.text(LINK, link);
+    }
     if let Some((mark, mask)) = rule.mark {
         request.u32(MARK, mark).u32(MASK, mask);
     }
@@ -202,6 +208,9 @@ impl std::fmt::Display for Words<'_> {
         }
         if let Some(to) = rule.to {
             write!(f, " to {to}")?;
+        }
+        if let Some(link) = &rule.link {
+            write!(f, " iif {link}")?;
         }
         if let Some((mark, mask)) = rule.mark {
             write!(f, " fwmark {mark:#x}/{mask:#x}")?;

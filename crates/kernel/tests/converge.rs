@@ -170,6 +170,9 @@ fn rule(d: &mut Dice) -> Rule {
         priority: d.pick(&[99, 150]),
         from: d.yes(4).then(|| destination(d, family)),
         to: d.yes(4).then(|| destination(d, family)),
+        link: d
+            .yes(4)
+            .then(|| d.pick(&["eth0", "vx-submariner"]).to_owned()),
         mark: d
             .yes(4)
             .then(|| (d.pick(&[1, 0xc0000]), d.pick(&[u32::MAX, 0xff_ffff]))),

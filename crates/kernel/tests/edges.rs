@@ -325,6 +325,7 @@ fn a_wide_rule_goes_without_the_narrow_one_in_front_of_it() {
         priority: 150,
         from: None,
         to: None,
+        link: None,
         mark: None,
         table: 150,
         protocol: RULES,
@@ -334,13 +335,26 @@ fn a_wide_rule_goes_without_the_narrow_one_in_front_of_it() {
         mark: Some((1, 0xff)),
         ..wide.clone()
     };
-    fine(&ns, &[narrow, wide.clone()].map(Change::AddRule));
+    let by_link = Rule {
+        link: Some("up0".to_owned()),
+        ..wide.clone()
+    };
+    fine(
+        &ns,
+        &[by_link.clone(), narrow, wide.clone()].map(Change::AddRule),
+    );
     fine(&ns, &[Change::RemoveRule(wide.clone())]);
     let shown = run(&ns, "ip rule show pref 150");
+    let mut lines: Vec<&str> = shown.lines().collect();
+    lines.sort_unstable();
     assert_eq!(
-        shown.trim(),
-        "150:\tfrom 10.1.0.0/16 fwmark 0x1/0xff lookup 150 proto 182"
+        lines,
+        [
+            "150:\tfrom 10.1.0.0/16 fwmark 0x1/0xff lookup 150 proto 182",
+            "150:\tfrom all iif up0 lookup 150 proto 182"
+        ]
     );
+    fine(&ns, &[Change::RemoveRule(by_link)]);
     // The same of another owner does not stand for ours.
     run(&ns, "ip rule add pref 150 lookup 150 protocol 4");
     fine(
@@ -450,12 +464,12 @@ fn what_others_have_is_read_as_far_as_it_can_be_said() {
         &ns,
         "ip -6 route add fd11::/16 nexthop via 2001:db8::1 weight 2 nexthop via 2001:db8::2",
     );
-    run(&ns, "ip rule add pref 5 iif up0 lookup 100");
+    run(&ns, "ip rule add pref 5 oif up0 lookup 100");
     run(&ns, "ip rule add pref 6 not from 10.0.0.0/8 lookup 100");
     run(&ns, "ip rule add pref 7 ipproto tcp dport 80 lookup 100");
     run(
         &ns,
-        "ip rule add pref 8 from 10.0.0.0/8 fwmark 0x10/0xf0 lookup 100",
+        "ip rule add pref 8 from 10.0.0.0/8 iif up0 fwmark 0x10/0xf0 lookup 100",
     );
     run(&ns, "ip rule add pref 9 from 10.0.0.0/8 goto 32766");
     run(&ns, "ip rule add pref 10 from 10.0.0.0/8 unreachable");
@@ -497,6 +511,8 @@ fn what_others_have_is_read_as_far_as_it_can_be_said() {
         .filter(|p| (1..100).contains(p))
         .collect();
     assert_eq!(ours, [8], "{:?}", host.rules);
+    let mut links = host.rules.iter().filter_map(|r| r.link.as_deref());
+    assert_eq!(links.next(), Some("up0"), "{:?}", host.rules);
 }
 
 #[test]

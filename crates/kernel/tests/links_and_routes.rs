@@ -98,6 +98,17 @@ fn worker() -> Wanted {
                 priority: 150,
                 from: None,
                 to: None,
+                link: None,
+                mark: None,
+                table: 150,
+                protocol: RULES,
+            },
+            Rule {
+                family: strait_host::Family::V6,
+                priority: 150,
+                from: None,
+                to: None,
+                link: Some(VXLAN.to_owned()),
                 mark: None,
                 table: 150,
                 protocol: RULES,
@@ -107,6 +118,7 @@ fn worker() -> Wanted {
                 priority: 99,
                 from: Some(net("fd00:2::/48")),
                 to: Some(net("fd00:4::/48")),
+                link: None,
                 mark: Some((0xc0000, 0xff0000)),
                 table: 1000,
                 protocol: RULES,
@@ -187,6 +199,10 @@ fn a_worker_s_plan_becomes_true_and_goes_without_a_trace() {
         rules.contains(
             "from fd00:2::/48 to fd00:4::/48 fwmark 0xc0000/0xff0000 lookup 1000 proto 182"
         ),
+        "{rules}"
+    );
+    assert!(
+        rules.contains("150:\tfrom all iif vx-submariner lookup 150 proto 182"),
         "{rules}"
     );
 

@@ -15,11 +15,11 @@ use super::view::FamilyView;
 
 /// What the rules follow from, beside the families.
 pub(super) struct Ways<'a> {
-    /// On a gateway: the device of its cable, per family.
+    /// The device of this node's cable, per family.
     pub cables: BTreeMap<Family, &'a str>,
     /// This node is a gateway.
     pub gateway: bool,
-    /// UDP ports of the gateway: that of its cable, that of NAT discovery, and that of the direct watch, which one that stands by has too.
+    /// UDP ports of a gateway: that of its cable, that of NAT discovery, and that of the direct watch, which one that stands by has too.
     pub ports: Vec<u16>,
 }
 
@@ -48,28 +48,24 @@ pub(super) fn accepts(host: &Host, families: &[FamilyView<'_>], ways: &Ways<'_>)
     all
 }
 
-/// What passes through: on a gateway, by its cable; elsewhere, into the nodes' VXLAN, and by way of the pods' network from
-/// remote clusters to pods.
+/// What passes through: by the cable; and where another node is the gateway, into the nodes' VXLAN, and by way of the pods'
+/// network from remote clusters to pods.
 fn forwards(view: &FamilyView<'_>, ways: &Ways<'_>) -> Vec<Rule> {
     let f = view.family;
     let to = |net: IpNet| Statement::within(Field::Destination(f), net);
     let from = |net: IpNet| Statement::within(Field::Source(f), net);
-    let remote = merged(f, view.subnets.iter());
-    let device = if ways.gateway {
-        ways.cables.get(&f).copied()
-    } else {
-        Some(routes::device(f))
-    };
-    let Some(device) = device else {
-        return Vec::new();
-    };
+    let cable = ways.cables.get(&f);
     let mut rules = Vec::new();
-    for net in remote {
-        rules.push(accept(vec![link(Field::OutputLink, device), to(net)]));
+    for net in merged(f, view.subnets.iter()) {
+        if let Some(cable) = cable {
+            rules.push(accept(vec![link(Field::OutputLink, cable), to(net)]));
+            rules.push(accept(vec![link(Field::InputLink, cable), from(net)]));
+        }
         if ways.gateway {
-            rules.push(accept(vec![link(Field::InputLink, device), from(net)]));
             continue;
         }
+        let device = routes::device(f);
+        rules.push(accept(vec![link(Field::OutputLink, device), to(net)]));
         for pods in merged(f, view.pods.iter()) {
             rules.push(accept(vec![from(net), to(pods)]));
         }

@@ -142,7 +142,7 @@ impl State {
             conditions.extend(self.self_test_condition(view));
         }
         let subnets = families.iter().flat_map(|v| &v.subnets).copied();
-        let port = self.cable(families).map(|cable| cable.port);
+        let port = self.cable_port(host, families).map(|cable| cable.port);
         conditions.extend(self.firewall.conditions(subnets, port));
         conditions
     }

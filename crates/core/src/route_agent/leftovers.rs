@@ -393,6 +393,7 @@ fn plain(rule: &Rule) -> bool {
     tables.contains(&rule.table)
         && rule.priority == rule.table
         && rule.mark.is_none()
+        && rule.link.is_none()
         && RULES.contains(&rule.protocol)
 }
 

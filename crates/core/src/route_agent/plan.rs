@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use strait_api::names::{CABLE_VXLAN, CABLE_VXLAN_6, CABLE_WIREGUARD, LINK_ALIAS};
 use strait_api::route_agent::RouteAgentStatus;
 use strait_host::{Family, Host, Owned, Wanted};
 
@@ -14,7 +13,6 @@ use super::flows::FlowRules;
 use super::leftovers::Leftover;
 use super::view::{FamilyView, Role};
 use super::{State, accepts, leftovers, nft, routes, table};
-use crate::driver::Driver;
 use crate::gateway::nodes;
 use crate::local;
 use crate::net::of_family;
@@ -155,20 +153,6 @@ impl State {
         }
     }
 
-    /// Links of a gateway on a node that is none. A gateway that runs here may be about to become one: only who
-    /// holds its lock knows that there is none.
-    fn dead_cables(&self, host: &Host) -> BTreeSet<String> {
-        let names = [CABLE_VXLAN, CABLE_VXLAN_6, CABLE_WIREGUARD].into_iter();
-        let left = |name: &&str| {
-            let link = host.links.get(*name);
-            // What is under way to the one before arrives, though its gateway is gone.
-            self.role() != Role::Gateway
-                && self.retired.is_none()
-                && link.is_some_and(|l| l.alias.as_deref() == Some(LINK_ALIAS))
-        };
-        names.filter(left).map(str::to_owned).collect()
-    }
-
     fn hello_nodes(&self) -> Option<BTreeMap<String, (Vec<IpAddr>, bool)>> {
         self.nodes.is_known().then(|| nodes(&self.nodes))
     }
@@ -187,9 +171,9 @@ impl State {
         let mut rules = BTreeSet::new();
         let mut sysctls = BTreeMap::new();
         let mut loose = BTreeSet::new();
-        let cable = self.cable(families);
         let driver = self.gateway.as_ref().and_then(|g| g.backend.parse().ok());
         for view in families {
+            let cable = self.own_cable(host, view.family);
             let mac = self.mac(view.family, families);
             if let Some((name, link)) = mac.and_then(|mac| routes::link(view, mac, driver)) {
                 if view.family == Family::V4 {
@@ -201,23 +185,30 @@ impl State {
                 }
                 links.insert(name, link);
                 addresses.extend(routes::address(view));
-                let (n, f) = match role {
-                    Role::Gateway => routes::entries(view.family, view.distinct_nodes()),
-                    Role::Worker | Role::NoGateway => {
-                        routes::entries(view.family, view.gateway.clone())
-                    }
+                // Who has a cable answers all nodes.
+                let peers = match &cable {
+                    Some(_) => view.distinct_nodes(),
+                    None => view.gateway.iter().cloned().collect(),
                 };
+                let (n, f) = routes::entries(view.family, peers);
                 neighbours.extend(n);
                 fdb.extend(f);
             }
-            match role {
-                Role::Gateway => {
-                    let cable = self.gateway_cable(view.family);
-                    wanted_routes.extend(routes::gateway(view, host, &cable));
-                    rules.insert(routes::gateway_rule(view.family, &cable));
+            if let Some(cable) = &cable {
+                wanted_routes.extend(routes::gateway(view, host, cable));
+            }
+            match (role, &cable) {
+                (Role::Gateway, Some(cable)) => {
+                    rules.insert(routes::gateway_rule(view.family, cable));
                     rules.insert(routes::underlay_rule(view.family));
                 }
-                Role::Worker | Role::NoGateway => wanted_routes.extend(routes::worker(view)),
+                (_, Some(cable)) if self.passes_on(cable) => {
+                    rules.insert(routes::passing_rule(view.family, cable));
+                }
+                (Role::Gateway | Role::Worker | Role::NoGateway, _) => {}
+            }
+            if role != Role::Gateway {
+                wanted_routes.extend(routes::worker(view));
             }
             if view.family == Family::V4 {
                 let (links, cable) = self.loose_links(host, view);
@@ -252,7 +243,7 @@ impl State {
             ways: self.ways(host, families),
             nodes: self.node_addresses(families),
             mss: self.clamp_mss().and_then(Result::ok),
-            cable,
+            cable: self.cable_port(host, families),
         };
         let mut nft = nft::table(&variables);
         nft.sets.extend(self.before.maps(host, &foreign));
@@ -269,7 +260,7 @@ impl State {
             accepts: Owned::Set(accepts::accepts(
                 host,
                 families,
-                &self.accept_ways(&variables),
+                &self.accept_ways(host, &variables),
             )),
             nft: Owned::Set(BTreeMap::from([(table(), nft)])),
             routes: Owned::Set(wanted_routes.into_iter().collect()),
@@ -277,28 +268,6 @@ impl State {
             sysctls,
             loose_reverse_path: loose,
         }
-    }
-
-    /// Links whose reverse-path filter must be loose, and the cable's, which must forward.
-    fn loose_links<'a>(
-        &'a self,
-        host: &Host,
-        view: &FamilyView<'_>,
-    ) -> (BTreeSet<String>, Option<&'a str>) {
-        let mut loose = routes::pod_network_links(host, view);
-        loose.extend(view.underlay.iter().map(|u| u.link.clone()));
-        if self.role() != Role::Gateway {
-            return (loose, None);
-        }
-        // Without an address to stand on there is no such device of ours; one of that name is somebody's.
-        if view.underlay.is_some() {
-            loose.insert(routes::device(view.family).to_owned());
-        }
-        let cable = self
-            .cable_link(Family::V4)
-            .filter(|link| host.links.contains_key(*link));
-        loose.extend(cable.map(str::to_owned));
-        (loose, cable)
     }
 
     /// What is wanted of links that are not ours.
@@ -344,87 +313,6 @@ impl State {
             (Some(cni), _) => Some(cni.ip),
             (None, Role::Worker) => view.vtep(),
             (None, Role::Gateway | Role::NoGateway) => None,
-        }
-    }
-
-    /// Device of this cluster's cable in a family; the Endpoint names that of IPv4.
-    fn cable_link(&self, family: Family) -> Option<&str> {
-        let name = self.gateway.as_ref()?.interface.as_deref()?;
-        match family {
-            Family::V4 => Some(name),
-            Family::V6 if name == CABLE_VXLAN => Some(CABLE_VXLAN_6),
-            Family::V6 => Some(name),
-        }
-    }
-
-    fn gateway_cable(&self, family: Family) -> routes::Cable<'_> {
-        let backend = self.gateway.as_ref().map(|g| g.backend.as_str());
-        routes::Cable {
-            link: self.cable_link(family),
-            vxlan: backend == Some(Driver::Vxlan.name()),
-        }
-    }
-
-    /// UDP port of this node's cable, and who may speak to it.
-    pub(super) fn cable(&self, families: &[FamilyView<'_>]) -> Option<nft::CablePort> {
-        let gateway = self
-            .gateway
-            .as_ref()
-            .filter(|_| self.role() == Role::Gateway)?;
-        let port = gateway.udp_port;
-        match gateway.backend.parse() {
-            Ok(Driver::Vxlan) => {}
-            // It knows its peers by their keys, wherever they are.
-            Ok(Driver::WireGuard) => return Some(nft::CablePort { port, peers: None }),
-            Err(_) => return None,
-        }
-        let remotes = families.iter().flat_map(|v| &v.remotes);
-        // Whoever takes another's place is heard before its Endpoint is.
-        let endpoints =
-            remotes.flat_map(|r| std::iter::once(r.endpoint).chain(&r.endpoint.standbys));
-        let peers = endpoints
-            .flat_map(|e| e.private_ips.iter().chain(&e.public_ips))
-            .copied()
-            .collect();
-        Some(nft::CablePort {
-            port,
-            peers: Some(peers),
-        })
-    }
-
-    /// Where connections from remote clusters can arrive: on the gateway its cable, elsewhere the pods' network, and
-    /// the nodes' VXLAN for replies that conntrack no longer knows.
-    fn ways(&self, host: &Host, families: &[FamilyView<'_>]) -> BTreeSet<String> {
-        let mut ways: BTreeSet<String> = BTreeSet::new();
-        for view in families {
-            match self.role() {
-                Role::Gateway => ways.extend(self.cable_link(view.family).map(str::to_owned)),
-                Role::Worker | Role::NoGateway => {
-                    ways.extend(routes::pod_network_links(host, view));
-                    ways.extend(view.underlay.iter().map(|u| u.link.clone()));
-                    ways.insert(routes::device(view.family).to_owned());
-                }
-            }
-        }
-        ways
-    }
-
-    fn accept_ways(&self, variables: &nft::Variables<'_>) -> accepts::Ways<'_> {
-        let cables = Family::ALL
-            .into_iter()
-            .filter_map(|f| Some((f, self.cable_link(f)?)));
-        let is_gateway = self.role() == Role::Gateway;
-        let cable = variables.cable.as_ref().map(|cable| cable.port);
-        let own = self.gateway.as_ref().filter(|_| is_gateway);
-        let discovery = own.and_then(|gateway| gateway.natt_port);
-        let own = self.nodes.get(&self.settings.node);
-        let hello = own
-            .filter(|node| node.may_be_gateway)
-            .map(|_| self.settings.hello_port);
-        accepts::Ways {
-            cables: cables.collect(),
-            gateway: is_gateway,
-            ports: cable.into_iter().chain(discovery).chain(hello).collect(),
         }
     }
 

@@ -136,7 +136,7 @@ pub(super) fn worker(view: &FamilyView<'_>) -> Vec<Route> {
     routes
 }
 
-/// The cable of this node, where it is the gateway.
+/// The cable of this node.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Cable<'a> {
     /// Its device, if it has one by which routes lead.
@@ -230,9 +230,18 @@ pub(super) fn gateway_rule(family: Family, cable: &Cable<'_>) -> Rule {
         priority: cable.table(),
         from: None,
         to: None,
+        link: None,
         mark: None,
         table: cable.table(),
         protocol: ROUTE_PROTOCOL,
+    }
+}
+
+/// The same for what comes from other nodes only, on a node that has a cable and is not the gateway.
+pub(super) fn passing_rule(family: Family, cable: &Cable<'_>) -> Rule {
+    Rule {
+        link: Some(device(family).to_owned()),
+        ..gateway_rule(family, cable)
     }
 }
 
@@ -244,6 +253,7 @@ pub(super) fn underlay_rule(family: Family) -> Rule {
         priority: RULE_UNDERLAY,
         from: None,
         to: None,
+        link: None,
         mark: Some((UNDERLAY_MARK, u32::MAX)),
         table: TABLE_MAIN,
         protocol: ROUTE_PROTOCOL,

@@ -7,6 +7,7 @@ mod follow;
 mod health;
 mod input;
 mod leftovers;
+mod overlap;
 mod pools;
 mod reaping;
 mod selftest;

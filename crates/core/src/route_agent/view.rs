@@ -65,7 +65,7 @@ pub(super) struct FamilyView<'a> {
 
 impl FamilyView<'_> {
     /// The other nodes, each of which can be told from this one and the others inside the VXLAN: of those that can't, the
-    /// one whose address shares the most with this node's, so that one that is out of place ousts none. An Ethernet address that two publish is taken for that of the first only.
+    /// gateway, or the one whose address shares the most with this node's, so that one that is out of place ousts none. An Ethernet address that two publish is taken for that of the first only.
     pub(super) fn distinct_nodes(&self) -> Vec<Peer> {
         let mut nodes: Vec<&Peer> = self.nodes.values().collect();
         let own = self.underlay.as_ref().map(|u| u.ip);
@@ -74,7 +74,7 @@ impl FamilyView<'_> {
         let mut inners: BTreeSet<IpAddr> = self.vtep().into_iter().collect();
         let mut macs = BTreeSet::new();
         let mut distinct = Vec::new();
-        for peer in nodes {
+        for peer in self.gateway.iter().chain(nodes) {
             if inners.insert(Vxlan::Nodes.inner(peer.outer)) {
                 let mac = peer.mac.filter(|mac| macs.insert(*mac));
                 distinct.push(Peer {

@@ -138,6 +138,7 @@ fn rules(protocol: u8) -> impl Strategy<Value = BTreeSet<Rule>> {
             priority,
             from: from.map(net),
             to: None,
+            link: None,
             mark: None,
             table: priority,
             protocol,

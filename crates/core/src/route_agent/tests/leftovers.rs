@@ -56,6 +56,7 @@ fn rule(priority: u32, table: u32, protocol: u8) -> Rule {
         priority,
         from: None,
         to: None,
+        link: None,
         mark: None,
         table,
         protocol,
