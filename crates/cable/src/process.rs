@@ -223,6 +223,7 @@ impl ProcessDevice {
                 preshared: Some(PresharedKey::from_bytes(*self.keys.preshared.expose())),
                 endpoint: heard.or(peer.endpoint),
                 allowed: peer.allowed.clone(),
+                accepted: peer.accepted.clone(),
                 keepalive: Some(peer.keepalive).filter(|seconds| *seconds > 0),
             };
             (PublicKey(key.0), config)

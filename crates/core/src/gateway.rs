@@ -128,8 +128,6 @@ pub struct State {
     nodes: Source<Node>,
     gateways: Source<EndpointSpec>,
     standing: Standing,
-    /// When another gateway took this one's place, for a moment.
-    retired: Option<Time>,
     health: Results,
     device: Option<Result<Device, String>>,
     rotation: rotation::Rotation,
@@ -162,7 +160,6 @@ impl State {
             nodes: Source::default(),
             gateways: Source::default(),
             standing: Standing::default(),
-            retired: None,
             health: Results::default(),
             device: None,
             rotation: rotation::Rotation::default(),
@@ -190,7 +187,7 @@ impl Machine for State {
             Input::BrokerEndpoints(event) => self.broker_endpoints.apply(event, now),
             Input::Nodes(event) => self.nodes.apply(event, now),
             Input::Gateways(event) => self.gateways.apply(event, now),
-            Input::Standing(standing) => self.stand(standing, now),
+            Input::Standing(standing) => self.standing = standing,
             Input::Health(results) => self.health = results,
             Input::Device(device) => self.device = Some(device),
             Input::Tunnels(tunnels) => self.tunnels = tunnels,
@@ -216,7 +213,6 @@ impl Machine for State {
         self.look_for_signs_of_life(now);
         self.gateways.tick(now);
         self.follow_keys(now);
-        self.retired = self.retired.filter(|at| now < *at + turns::RETIRE);
     }
 
     fn deadline(&self) -> Option<Time> {
@@ -228,7 +224,6 @@ impl Machine for State {
             self.nodes.deadline(),
             self.expiry.deadline(),
             self.gateways.deadline(),
-            self.retired.map(|at| at + turns::RETIRE),
             self.rotation.deadline(),
         ]
         .into_iter()

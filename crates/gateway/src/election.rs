@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, sleep_until};
 
 /// How long one that has handed over goes on: what is under way to it still gets through a device that ends with it.
-const LINGER: Duration = Duration::from_millis(300);
+const LINGER: Duration = Duration::from_secs(1);
 /// How long the loop sleeps at most.
 const LONG: Duration = Duration::from_secs(3600);
 

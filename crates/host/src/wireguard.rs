@@ -81,6 +81,10 @@ pub struct Peer {
     pub endpoint: Option<SocketAddr>,
     /// Addresses that are sent to it, and that it may send from. Of none, the tunnel is kept warm only.
     pub allowed: BTreeSet<IpNet>,
+    /// Addresses that it may send from though they are another's, to whom they are sent. Only a device in a process of ours takes that: in
+    /// the kernel a prefix belongs to one peer.
+    #[serde(default)]
+    pub accepted: BTreeSet<IpNet>,
     /// Seconds between two packets that keep the way open; 0 for never.
     pub keepalive: u16,
 }
@@ -275,6 +279,7 @@ mod tests {
                     .copied()
                     .filter(|net| taken.insert(*net))
                     .collect(),
+                accepted: BTreeSet::new(),
                 keepalive: *keepalive,
             };
             (key(*n), peer)
@@ -303,7 +308,7 @@ mod tests {
                 prop_assert!(kept.iter().all(|(k, net)| device.peers[k].allowed.contains(net)));
             }
             let have: BTreeMap<Key, Peer> = device.peers.iter().map(|(k, p)| (*k, Peer {
-                endpoint: p.status.endpoint, allowed: p.allowed.clone(), keepalive: p.keepalive,
+                endpoint: p.status.endpoint, allowed: p.allowed.clone(), accepted: BTreeSet::new(), keepalive: p.keepalive,
             })).collect();
             prop_assert_eq!(have, after.peers.clone());
             prop_assert_eq!(device.steps(&after, &told(&after), 1000), vec![]);
@@ -316,6 +321,7 @@ mod tests {
         let peer = Peer {
             endpoint: Some("192.0.2.1:4500".parse().unwrap()),
             allowed: BTreeSet::new(),
+            accepted: BTreeSet::new(),
             keepalive: 10,
         };
         want.peers.insert(key(1), peer);

@@ -28,6 +28,8 @@ pub struct PeerConfig {
     /// goes through it. Peers may have a prefix in common: either may send from it, and what goes there goes to the one
     /// whose session is the newest (a peer that changes its key is two peers for a while).
     pub allowed: BTreeSet<IpNet>,
+    /// What may come from the peer beside that, and does not go to it.
+    pub accepted: BTreeSet<IpNet>,
     /// Seconds after which something is sent when nothing else was.
     pub keepalive: Option<u16>,
 }

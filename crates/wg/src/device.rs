@@ -56,6 +56,7 @@ impl Device {
             sockets,
             peers: RwLock::default(),
             routes: RwLock::default(),
+            sources: RwLock::default(),
             sessions: RwLock::default(),
             codes: RwLock::default(),
             stamp: Mutex::new(options.timestamp_floor),

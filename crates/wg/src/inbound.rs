@@ -142,9 +142,9 @@ impl Worker<'_> {
             count(&drops.malformed);
             return None;
         };
-        let routes = self.shared.routes();
+        let sources = self.shared.sources();
         let allowed = |peer: &Arc<Peer>| Arc::ptr_eq(peer, &session.peer);
-        if !routes.find(source).iter().any(allowed) {
+        if !sources.find(source).iter().any(allowed) {
             count(&drops.not_allowed);
             return None;
         }

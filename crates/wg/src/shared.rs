@@ -44,7 +44,10 @@ pub(crate) struct Shared {
     pub(crate) tun: Tun,
     pub(crate) sockets: Sockets,
     pub(crate) peers: RwLock<BTreeMap<PublicKey, Arc<Peer>>>,
+    /// To whom a destination is sent.
     pub(crate) routes: RwLock<Arc<Allowed<Arc<Peer>>>>,
+    /// From whom a source is taken.
+    pub(crate) sources: RwLock<Arc<Allowed<Arc<Peer>>>>,
     pub(crate) sessions: RwLock<BTreeMap<u32, Arc<Session>>>,
     /// Of the keys that we answer to.
     pub(crate) codes: RwLock<Arc<Vec<Codes>>>,
@@ -139,6 +142,11 @@ impl Shared {
     pub(crate) fn routes(&self) -> Arc<Allowed<Arc<Peer>>> {
         let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
         routes.clone()
+    }
+
+    pub(crate) fn sources(&self) -> Arc<Allowed<Arc<Peer>>> {
+        let sources = self.sources.read();
+        sources.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn session(&self, index: u32) -> Option<Arc<Session>> {

@@ -321,6 +321,24 @@ fn a_restarted_peer_that_knows_two_of_our_keys_is_answered_at_once() {
 }
 
 #[test]
+fn who_is_only_listened_to_gets_through_and_is_sent_nothing() {
+    let (_middle, a, b) = pair(1, Options::default());
+    let (key, mut peer) = b.peer();
+    peer.accepted = std::mem::take(&mut peer.allowed);
+    peer.keepalive = Some(1);
+    a.configure([(key, peer)]);
+    until("a handshake", || {
+        a.device().status()[&key].last_handshake.is_some()
+    });
+    let before = a.device().dropped();
+    assert_eq!(b.ping("10.9.0.1", 1), 0);
+    let after = a.device().dropped();
+    assert_eq!(after.not_allowed, before.not_allowed);
+    // What arrived was answered, by way of nobody.
+    assert!(after.unroutable > before.unroutable);
+}
+
+#[test]
 fn a_standby_is_kept_handshaken_and_passes_nothing() {
     let (_middle, a, b) = pair(1, Options::default());
     let (key, mut peer) = b.peer();

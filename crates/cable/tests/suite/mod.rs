@@ -159,6 +159,7 @@ impl Gateway {
         let peer = Peer {
             endpoint: Some(endpoint.parse().unwrap()),
             allowed,
+            accepted: BTreeSet::new(),
             keepalive: 1,
         };
         self.wanted.peers.insert(key, peer);
@@ -280,6 +281,7 @@ pub(crate) fn what_changes_in_place_loses_nothing(kinds: [Kind; 2]) {
                 Peer {
                     endpoint: None,
                     allowed: [more.parse().unwrap()].into(),
+                    accepted: BTreeSet::new(),
                     keepalive: 0,
                 },
             );

@@ -102,12 +102,13 @@ impl Known<'_> {
 }
 
 /// The gateways that may take the place of one of these, with this driver.
-fn standbys<'a>(
-    remotes: &'a [Remote<'_>],
+fn standbys<'a, 'r>(
+    remotes: &'a [Remote<'r>],
     driver: Driver,
-) -> impl Iterator<Item = &'a Endpoint> + 'a {
-    let all = remotes.iter().flat_map(|r| &r.endpoint.standbys);
-    all.filter(move |standby| standby.backend == driver.name())
+) -> impl Iterator<Item = (&'a Remote<'r>, &'a Endpoint)> + 'a {
+    let of = |remote: &'a Remote<'r>| remote.endpoint.standbys.iter().map(move |s| (remote, s));
+    let all = remotes.iter().flat_map(of);
+    all.filter(move |(_, standby)| standby.backend == driver.name())
 }
 
 /// What the Gateway object says of each peer, one entry per family.

@@ -174,17 +174,9 @@ impl State {
         }
         plan.key_step = self.key_step();
         plan.wanted = wireguard::wanted(host, &own.underlays, device, self.tunnels.held);
-        plan.tunnels = plan.active.map(|carries| {
+        plan.tunnels = plan.active.map(|_| {
             let keys = (device, &keys, &beside);
-            let lets_through = carries || self.retired.is_some();
-            wireguard::tunnels(
-                &own.underlays,
-                remotes,
-                &self.paths,
-                keys,
-                port,
-                lets_through,
-            )
+            wireguard::tunnels(&own.underlays, remotes, &self.paths, keys, port)
         });
         Known::WireGuard {
             keys,

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use strait_api::names::{ANNOTATION_STANDBYS, ANNOTATION_TERM};
 use strait_api::standby::MOST_STANDBYS;
@@ -11,10 +10,7 @@ use strait_api::{Endpoint, EndpointSpec, Node, Object, Standby, Term};
 use super::State;
 use super::plan::Own;
 use crate::hello::{Claim, Turn};
-use crate::{Condition, Entry, ObjectChange, Source, Time};
-
-/// How long a gateway whose place was taken lets through what is under way: other clusters learn of it a little later.
-pub(super) const RETIRE: Duration = Duration::from_secs(1);
+use crate::{Condition, Entry, ObjectChange, Source};
 
 /// What the election says of this gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,14 +58,6 @@ pub(crate) fn turn_of(endpoint: &Endpoint) -> Option<Turn> {
 }
 
 impl State {
-    /// Takes in what the election says.
-    pub(super) fn stand(&mut self, standing: Standing, now: Time) {
-        if let (Standing::Active(_), Standing::Standby) = (&self.standing, &standing) {
-            self.retired = Some(now);
-        }
-        self.standing = standing;
-    }
-
     /// What the election needs to know; `None` while the Nodes are not known.
     pub(super) fn for_election(&self, own: Option<&Own>) -> Option<Known> {
         if !self.nodes.is_known() {

@@ -139,12 +139,15 @@ impl Control<'_> {
     }
 
     fn publish(&self) {
-        let mut routes = Allowed::default();
+        let (mut routes, mut sources) = (Allowed::default(), Allowed::default());
         let mut peers = BTreeMap::new();
         for (key, known) in &self.peers {
             peers.insert(*key, known.peer.clone());
             for prefix in &known.config.allowed {
                 routes.add(*prefix, known.peer.clone());
+            }
+            for prefix in known.config.allowed.union(&known.config.accepted) {
+                sources.add(*prefix, known.peer.clone());
             }
         }
         *self
@@ -157,5 +160,10 @@ impl Control<'_> {
             .routes
             .write()
             .unwrap_or_else(PoisonError::into_inner) = Arc::new(routes);
+        *self
+            .shared
+            .sources
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::new(sources);
     }
 }

@@ -138,7 +138,7 @@ pub(in crate::gateway) fn wanted(
             .chain([underlay.ip])
             .map(|ip| Vxlan::Gateways.inner(ip))
             .collect();
-        for standby in standbys(remotes, Driver::Vxlan) {
+        for (_, standby) in standbys(remotes, Driver::Vxlan) {
             let path = reached(standby, *family, paths).filter(|path| path.rewritten().is_none());
             let private = ip_of(&standby.private_ips, *family);
             let (Some(path), Some(private), Some(first)) =

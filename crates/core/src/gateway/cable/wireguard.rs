@@ -186,33 +186,37 @@ pub(in crate::gateway) fn reach(
         .or_else(|| all().next())
 }
 
-/// What the device is to have. Who does not carry the traffic has sessions with all peers, and lets nothing through.
+/// What the device is to have, also of a gateway that does not carry the traffic: others send to it and take from it when they know that
+/// it does, each at its own time, and until then nobody sends anything through it.
+///
+/// Those who may take the place of another cluster's gateway have sessions already. Ours in this process takes packets from them, too: who
+/// takes over may begin before we hear of it. It sends to the one who carries the traffic only. In the kernel a prefix belongs to one peer.
 ///
 /// A gateway that changes its key is two peers for a while. Ours in this process takes packets from either, and sends to the one whose
-/// session is newer. In the kernel a prefix belongs to one peer: there the next key has a session at most, until it counts.
+/// session is newer. In the kernel the next key has a session at most, until it counts.
 pub(in crate::gateway) fn tunnels(
     underlays: &BTreeMap<Family, Underlay>,
     remotes: &[Remote<'_>],
     paths: &Paths,
     (own, keys, beside): (Device, &Keys<'_>, &BTreeMap<&ClusterId, Vec<Beside>>),
     port: u16,
-    lets_through: bool,
 ) -> WireGuard {
     let families: BTreeSet<Family> = underlays.keys().copied().collect();
+    let usable = |net: &&IpNet| families.contains(&Family::of_net(net));
+    let subnets = |remote: &Remote<'_>| remote.subnets.iter().filter(usable).copied().collect();
     let peers = remotes.iter().filter_map(|remote| {
         let key = *keys.get(&remote.endpoint.cluster)?.as_ref().ok()?;
-        let usable = |net: &&IpNet| lets_through && families.contains(&Family::of_net(net));
         let at = |path: Path| SocketAddr::new(path.ip, remote.endpoint.udp_port);
         let peer = Peer {
             endpoint: reach(underlays, remote.endpoint, paths).map(at),
-            allowed: remote.subnets.iter().filter(usable).copied().collect(),
+            allowed: subnets(remote),
+            accepted: BTreeSet::new(),
             keepalive: WIREGUARD_KEEPALIVE,
         };
         Some((key, peer))
     });
     let mut peers: BTreeMap<Key, Peer> = peers.collect();
-    // Those who may take a gateway's place have a session already, and nothing of theirs is let through.
-    for standby in standbys(remotes, Driver::WireGuard) {
+    for (remote, standby) in standbys(remotes, Driver::WireGuard) {
         let Ok(key) = public_key(standby) else {
             continue;
         };
@@ -221,6 +225,7 @@ pub(in crate::gateway) fn tunnels(
             peers.entry(key).or_insert_with(|| Peer {
                 endpoint: reach(underlays, standby, paths).map(at),
                 allowed: BTreeSet::new(),
+                accepted: subnets(remote),
                 keepalive: WIREGUARD_KEEPALIVE,
             });
         }

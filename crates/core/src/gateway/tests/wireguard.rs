@@ -162,6 +162,7 @@ fn a_peer_gets_its_subnets_and_a_packet_every_ten_seconds() {
     let west = Peer {
         endpoint: Some("172.30.2.11:4500".parse().unwrap()),
         allowed: ["10.2.0.0/16".parse().unwrap()].into(),
+        accepted: BTreeSet::new(),
         keepalive: 10,
     };
     let wanted = WireGuard {
@@ -174,22 +175,18 @@ fn a_peer_gets_its_subnets_and_a_packet_every_ten_seconds() {
 }
 
 #[test]
-fn a_standby_has_sessions_and_lets_nothing_through_and_keeps_what_is_there_until_it_knows() {
+fn a_standby_is_as_ready_as_the_gateway_and_keeps_what_is_there_until_it_knows() {
     let mut s = with(&[peer("west", Some(&WEST.to_string()), "10.2.0.0/16")]);
+    let before = s.plan().tunnels.unwrap();
+    assert_eq!(before.peers[&WEST].allowed.len(), 1);
     s.apply(Input::Standing(Standing::Standby), at(2));
-    // What is under way still gets through.
-    assert_eq!(s.plan().tunnels.unwrap().peers[&WEST].allowed.len(), 1);
-    assert_eq!(s.deadline(), Some(at(3)));
-    s.apply(Input::Tick, at(3));
-    let tunnels = s.plan().tunnels.unwrap();
-    let west = &tunnels.peers[&WEST];
-    assert!(west.allowed.is_empty() && west.endpoint.is_some());
+    assert_eq!(s.plan().tunnels, Some(before));
     s.apply(Input::Standing(Standing::Unknown("why".into())), at(2));
     assert_eq!(s.plan().tunnels, None);
 }
 
 #[test]
-fn another_clusters_standby_has_a_session_and_nothing_else() {
+fn another_clusters_standby_is_listened_to_and_sent_nothing() {
     let second = Key([3; 32]);
     let with_standby = |key: Key| {
         let spec = EndpointSpec {
@@ -218,6 +215,8 @@ fn another_clusters_standby_has_a_session_and_nothing_else() {
         (peers[&second].allowed.len(), peers[&WEST].allowed.len()),
         (0, 1)
     );
+    assert_eq!(peers[&second].accepted, peers[&WEST].allowed);
+    assert!(peers[&WEST].accepted.is_empty());
     // One that claims another's key, or ours, changes nothing.
     for key in [WEST, OWN] {
         let peers = with_standby(key);
