@@ -245,29 +245,91 @@ fn without_the_api_server_the_one_that_is_heard_goes_on_and_a_dead_one_is_replac
     all_is_well(&lab, &[FIRST, SECOND, "east-3"]);
 }
 
+/// Waits until the other cluster's gateway, the standby of this one, and its node are ready for a takeover, as their kernels have it.
+fn ready(lab: &Lab, active: &str) {
+    let number = other(active).trim_start_matches("east-");
+    let remote = published_of(lab, "west");
+    let shown = |node: &str, command: &str| {
+        let words: Vec<&str> = command.split(' ').collect();
+        lab.exec(node, &words).expect("it is shown")
+    };
+    let outer = format!("172.30.1.1{number}");
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let entries = shown(&remote, "bridge -j fdb show dev vxlan-tunnel");
+        let filter = shown(&remote, "nft list table inet strait-route-agent");
+        // The standby has the other cluster's gateway in its cable, and sends there what nodes send it.
+        let own = shown(other(active), "bridge -j fdb show dev vxlan-tunnel");
+        let rules = shown(other(active), "ip rule show");
+        let routes = shown(other(active), "ip route show table 100");
+        if entries.contains(&outer)
+            && filter.contains(&outer)
+            && own.contains("172.30.2.1")
+            && rules.contains("iif vx-submariner lookup 100")
+            && routes.contains("10.102.0.0/16 via 241.30.2.1")
+        {
+            return;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "{entries}\n{filter}\n{own}\n{rules}\n{routes}"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 #[test]
 fn a_standby_is_ready_on_both_sides_before_it_is_needed() {
     let lab = lab("failover-warm");
     let before = one_is_active(&lab, &[FIRST, SECOND]);
-    let number = other(&before).trim_start_matches("east-");
-    // The active gateway of the other cluster, as its kernel has it.
-    let deadline = Instant::now() + PATIENCE;
-    let remote = published_of(&lab, "west");
-    let shown = |command: &[&str]| lab.exec(&remote, command).expect("it is shown");
-    loop {
-        let fdb = shown(&["bridge", "-j", "fdb", "show", "dev", "vxlan-tunnel"]);
-        let rules = shown(&["nft", "list", "table", "inet", "strait-route-agent"]);
-        let outer = format!("172.30.1.1{number}");
-        if fdb.contains(&outer) && rules.contains(&outer) {
-            break;
-        }
-        assert!(Instant::now() < deadline, "{fdb}\n{rules}");
-        std::thread::sleep(Duration::from_millis(20));
+    ready(&lab, &before);
+    // What its node sends itself goes by way of the gateway all the same.
+    let standby = other(&before);
+    let way = ["ip", "-j", "route", "get", "10.102.3.11"];
+    let way: Value = serde_json::from_str(&lab.exec(standby, &way).expect("ip")).expect("JSON");
+    let inner = before.replace("east-", "240.30.1.1");
+    assert_eq!(way[0]["gateway"], inner, "{way}");
+    all_is_well(&lab, &[standby]);
+}
+
+/// Kills the active gateway's process while the route agent of a node stands still: whether any datagram was lost.
+fn lost_while_late(lab: &Lab, late: impl Fn(&str) -> Option<String>) -> u64 {
+    let before = one_is_active(lab, &[FIRST, SECOND]);
+    ready(lab, &before);
+    let late = late(&before);
+    if let Some(node) = &late {
+        lab.stop(node, Some(Role::RouteAgent)).expect("it stops");
     }
-    // And the standby has the other cluster's in its cable.
-    let fdb = ["bridge", "-j", "fdb", "show", "dev", "vxlan-tunnel"];
-    let fdb = lab.exec(other(&before), &fdb).expect("it is shown");
-    assert!(fdb.contains("172.30.2.1"), "{fdb}");
+    let what = format!("killed, {} late", late.as_deref().unwrap_or("nobody"));
+    // Shorter than a cable without a gateway is kept.
+    let report = through(lab, &what, 3, || {
+        lab.kill(&before, Role::Gateway).expect("it ends");
+    });
+    if let Some(node) = &late {
+        lab.heal(node, Some(Role::RouteAgent)).expect("it goes on");
+    }
+    assert_eq!(one_is_active(lab, &[other(&before)]), other(&before));
+    lab.heal(&before, Some(Role::Gateway)).expect("it starts");
+    lab.wait_until_joined(PATIENCE).expect("all is well");
+    report.udp.lost
+}
+
+#[test]
+fn a_vxlan_gateway_that_is_killed_loses_no_datagram_whichever_node_hears_of_its_successor_last() {
+    let lab = lab("failover-late");
+    let west = published_of(&lab, "west");
+    let nodes: [(&str, &dyn Fn(&str) -> Option<String>); 5] = [
+        ("nobody", &|_| None),
+        ("the node of one end", &|_| Some("east-3".to_owned())),
+        ("the standby's", &|active| Some(other(active).to_owned())),
+        ("the former gateway's", &|active| Some(active.to_owned())),
+        ("the other cluster's gateway's", &|_| Some(west.clone())),
+    ];
+    for (late, node) in nodes {
+        // A machine that others use may lose one by itself; who is late here is so for seconds.
+        let mut tries = (0..3).map(|_| lost_while_late(&lab, node));
+        assert!(tries.any(|lost| lost == 0), "{late}");
+    }
 }
 
 #[test]
