@@ -29,6 +29,8 @@ pub struct Lab {
     binary: PathBuf,
     topology: Topology,
     lifeline: Option<Starting>,
+    /// Whether nodes have clocks of their own.
+    clocks: bool,
 }
 
 impl Lab {
@@ -48,6 +50,7 @@ impl Lab {
             binary: binary.to_owned(),
             topology: Topology::new(options),
             lifeline: Some(lifeline),
+            clocks: options.clocks,
         })
     }
 
@@ -93,6 +96,7 @@ impl Lab {
             binary: binary.to_owned(),
             topology: status.topology,
             lifeline: None,
+            clocks: status.options.clocks,
         })
     }
 
@@ -109,6 +113,11 @@ impl Lab {
     }
 
     /// The directory with the logs, one file a process, such as `east-1-route-agent.log`.
+    /// Whether nodes have wall clocks of their own.
+    pub(crate) fn clocks(&self) -> bool {
+        self.clocks
+    }
+
     #[must_use]
     pub fn logs(&self) -> PathBuf {
         self.dir.path.join("logs")

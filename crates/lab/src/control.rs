@@ -51,6 +51,11 @@ pub(crate) enum Request {
         what: String,
         trouble: Trouble,
     },
+    /// A node's wall clock, seconds before the machine's.
+    Clock {
+        node: String,
+        ahead_s: i64,
+    },
     /// Undo all of it, of one thing or of everything.
     Heal {
         what: Option<String>,

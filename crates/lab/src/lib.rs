@@ -11,6 +11,7 @@ mod bench;
 mod build;
 mod cli;
 mod client;
+mod clock;
 mod cni;
 mod control;
 mod demo;
