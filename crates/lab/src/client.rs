@@ -21,6 +21,7 @@ use crate::process::Role;
 use crate::sandbox::{self, Starting};
 use crate::state::StateDir;
 use crate::topology::Topology;
+use crate::usage::Usage;
 
 /// A running lab. One that was started by [`Lab::up`] ends when this is dropped, or when the process ends.
 #[derive(Debug)]
@@ -28,9 +29,9 @@ pub struct Lab {
     dir: StateDir,
     binary: PathBuf,
     topology: Topology,
-    lifeline: Option<Starting>,
     /// Whether nodes have clocks of their own.
     clocks: bool,
+    lifeline: Option<Starting>,
 }
 
 impl Lab {
@@ -49,8 +50,8 @@ impl Lab {
             dir: StateDir::new(&options.name)?,
             binary: binary.to_owned(),
             topology: Topology::new(options),
-            lifeline: Some(lifeline),
             clocks: options.clocks,
+            lifeline: Some(lifeline),
         })
     }
 
@@ -95,8 +96,8 @@ impl Lab {
             dir,
             binary: binary.to_owned(),
             topology: status.topology,
-            lifeline: None,
             clocks: status.options.clocks,
+            lifeline: None,
         })
     }
 
@@ -112,12 +113,12 @@ impl Lab {
         &self.topology
     }
 
-    /// The directory with the logs, one file a process, such as `east-1-route-agent.log`.
     /// Whether nodes have wall clocks of their own.
     pub(crate) fn clocks(&self) -> bool {
         self.clocks
     }
 
+    /// The directory with the logs, one file a process, such as `east-1-route-agent.log`.
     #[must_use]
     pub fn logs(&self) -> PathBuf {
         self.dir.path.join("logs")
@@ -289,6 +290,14 @@ impl Lab {
             role,
             environment: environment.iter().map(owned).collect(),
         })
+    }
+
+    /// What its processes take, those of pods aside; a gateway that has a child is two.
+    ///
+    /// # Errors
+    /// When the lab does not answer.
+    pub fn usage(&self) -> Result<Vec<Usage>> {
+        self.ask(&Request::Usage)
     }
 
     /// A page of an agent, such as `/metrics`.

@@ -67,6 +67,8 @@ pub(crate) enum Request {
         role: Role,
         environment: Vec<(String, String)>,
     },
+    /// What the processes take.
+    Usage,
     /// The body of an agent's page, such as `/metrics`.
     Get {
         place: String,

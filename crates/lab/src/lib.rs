@@ -34,6 +34,7 @@ mod state;
 mod status;
 mod supervisor;
 pub mod topology;
+mod usage;
 mod watch;
 
 pub use cli::{BASH_NAMES, command, main};
@@ -47,3 +48,4 @@ pub use probe::{Probe, Seen, Transport};
 pub use process::{ProcessStatus, Readiness, Role};
 pub use strait_host::Family;
 pub use topology::Topology;
+pub use usage::{Growth, Usage};

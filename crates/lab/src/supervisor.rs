@@ -363,6 +363,7 @@ impl Lab {
                 self.known(&place, role)?;
                 Ok(Value::String(self.run(&place, role, environment)?))
             }
+            Request::Usage => Ok(serde_json::to_value(self.processes.usage()?)?),
             Request::Get { place, role, path } => {
                 self.known(&place, role)?;
                 let port = role
