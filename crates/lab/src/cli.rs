@@ -43,6 +43,7 @@ Examples:
   strait lab restart east-1 route-agent
   strait lab kill east-1                           the power of a node goes
   strait lab slow east --delay 40 --jitter 10      the WAN of a cluster gets late; cut, lose and stop are its siblings
+  strait lab clock east-1 +1h                      the wall clock of a node is stepped (strait lab up --clocks)
   strait lab heal                                  all is well again
   strait lab api broker GET /apis/submariner.io/v1/endpoints
   strait lab down --all";

@@ -21,6 +21,7 @@ use crate::process::Role;
 use crate::sandbox::{self, Starting};
 use crate::state::StateDir;
 use crate::topology::Topology;
+use crate::usage::Usage;
 
 /// A running lab. One that was started by [`Lab::up`] ends when this is dropped, or when the process ends.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub struct Lab {
     dir: StateDir,
     binary: PathBuf,
     topology: Topology,
+    /// Whether nodes have clocks of their own.
+    clocks: bool,
     lifeline: Option<Starting>,
 }
 
@@ -47,6 +50,7 @@ impl Lab {
             dir: StateDir::new(&options.name)?,
             binary: binary.to_owned(),
             topology: Topology::new(options),
+            clocks: options.clocks,
             lifeline: Some(lifeline),
         })
     }
@@ -92,6 +96,7 @@ impl Lab {
             dir,
             binary: binary.to_owned(),
             topology: status.topology,
+            clocks: status.options.clocks,
             lifeline: None,
         })
     }
@@ -106,6 +111,11 @@ impl Lab {
     #[must_use]
     pub fn topology(&self) -> &Topology {
         &self.topology
+    }
+
+    /// Whether nodes have wall clocks of their own.
+    pub(crate) fn clocks(&self) -> bool {
+        self.clocks
     }
 
     /// The directory with the logs, one file a process, such as `east-1-route-agent.log`.
@@ -280,6 +290,14 @@ impl Lab {
             role,
             environment: environment.iter().map(owned).collect(),
         })
+    }
+
+    /// What its processes take, those of pods aside; a gateway that has a child is two.
+    ///
+    /// # Errors
+    /// When the lab does not answer.
+    pub fn usage(&self) -> Result<Vec<Usage>> {
+        self.ask(&Request::Usage)
     }
 
     /// A page of an agent, such as `/metrics`.

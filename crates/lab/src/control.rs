@@ -51,6 +51,11 @@ pub(crate) enum Request {
         what: String,
         trouble: Trouble,
     },
+    /// A node's wall clock, seconds before the machine's.
+    Clock {
+        node: String,
+        ahead_s: i64,
+    },
     /// Undo all of it, of one thing or of everything.
     Heal {
         what: Option<String>,
@@ -62,6 +67,8 @@ pub(crate) enum Request {
         role: Role,
         environment: Vec<(String, String)>,
     },
+    /// What the processes take.
+    Usage,
     /// The body of an agent's page, such as `/metrics`.
     Get {
         place: String,

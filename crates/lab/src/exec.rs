@@ -15,6 +15,7 @@ use nix::unistd::{Pid, chdir};
 use strait_netns::Inside;
 
 use crate::client::Lab;
+use crate::clock;
 use crate::netns;
 use crate::state::StateDir;
 
@@ -53,11 +54,12 @@ pub(crate) fn exec(lab: &Lab, place: &str, command: &[OsString]) -> Result<ExitC
         signals.add(signal);
     }
     signals.thread_block()?;
-    let child = Command::new(program)
-        .args(arguments)
-        .env("STRAIT_LAB", lab.name())
-        .bound_to_parent()
-        .spawn();
+    let mut child = Command::new(program);
+    child.args(arguments).env("STRAIT_LAB", lab.name());
+    if lab.clocks() && lab.topology().nodes().any(|node| node.name == place) {
+        child.envs(clock::environment(place)?);
+    }
+    let child = child.bound_to_parent().spawn();
     let mut child =
         child.with_context(|| format!("cannot run {} on {place}", program.display()))?;
     let pid = Pid::from_raw(i32::try_from(child.id())?);

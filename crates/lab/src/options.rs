@@ -45,6 +45,9 @@ pub struct Options {
     pub rp_filter: RpFilter,
     /// Whether the route agents and gateways are started.
     pub agents: bool,
+    /// Whether nodes have wall clocks of their own, which can be stepped; needs libfaketime.
+    #[serde(default)]
+    pub clocks: bool,
     /// Variables for the route agents and gateways, beside those that they need; they win.
     pub environment: Vec<(String, String)>,
 }
@@ -63,6 +66,7 @@ impl Default for Options {
             nat: Nat::None,
             rp_filter: RpFilter::Strict,
             agents: true,
+            clocks: false,
             environment: Vec::new(),
         }
     }

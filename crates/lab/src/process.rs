@@ -1,5 +1,7 @@
 //! The processes of a lab: the real binary, one process a place and role.
 
+mod residents;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
@@ -21,6 +23,8 @@ use crate::faults::{Fault, Impaired};
 use crate::netns;
 use crate::sandbox::SELF;
 use crate::state::INSIDE;
+use crate::usage::Usage;
+use residents::{child_at, inhabitants, residents, space_of};
 
 /// What a process is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -350,6 +354,35 @@ impl Processes {
         processes.into_iter().map(ask).collect()
     }
 
+    /// What they take, those of pods aside; each with its child, if it has one.
+    pub(crate) fn usage(&self) -> Result<Vec<Usage>> {
+        let alive: Vec<((String, Role), u32)> = self
+            .lock()
+            .iter()
+            .filter(|((_, role), process)| *role != Role::Pod && process.ended.is_none())
+            .map(|(key, process)| (key.clone(), process.pid))
+            .collect();
+        let mut spaces = Vec::new();
+        for ((place, _), _) in &alive {
+            spaces.push(space_of(place)?);
+        }
+        let all = residents(&spaces)?;
+        let mut usage = Vec::new();
+        for ((place, role), pid) in alive {
+            let Some(own) = all.iter().find(|one| one.pid == pid) else {
+                continue;
+            };
+            let of = all.iter().filter(|one| one.parent == own.shown);
+            for one in [own].into_iter().chain(of) {
+                // It may have ended just now.
+                if let Some(taken) = Usage::read(&place, role, one.pid != pid, one.pid, one.shown) {
+                    usage.push(taken);
+                }
+            }
+        }
+        Ok(usage)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Table> {
         self.table.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -374,66 +407,6 @@ fn send(pid: u32, signal: Signal) -> Result<()> {
         Ok(()) | Err(Errno::ESRCH) => Ok(()),
         Err(error) => Err(error).with_context(|| format!("cannot send {signal} to {pid}")),
     }
-}
-
-/// The numbers, within the lab, of the processes whose network namespace is one of `spaces`.
-fn inhabitants(spaces: &[String]) -> Result<Vec<u32>> {
-    let all = residents(spaces)?.into_iter();
-    Ok(all.map(|resident| resident.pid).collect())
-}
-
-/// The same of a process at a place.
-fn child_at(place: &str, parent: u32) -> Result<Option<u32>> {
-    let space = netns::find(place)?.inode();
-    let space = space.with_context(|| format!("{place} has no network"))?;
-    child_of(parent, &format!("net:[{space}]"))
-}
-
-/// The number, within the lab, of a child of the process that has the number `parent` there.
-fn child_of(parent: u32, space: &str) -> Result<Option<u32>> {
-    let all = residents(&[space.to_owned()])?;
-    let parent = all.iter().find(|resident| resident.pid == parent);
-    let child = parent.and_then(|parent| all.iter().find(|one| one.parent == parent.shown));
-    Ok(child.map(|child| child.pid))
-}
-
-/// A process that lives in a network namespace.
-struct Resident {
-    /// Its number within the lab.
-    pid: u32,
-    /// Its number in `/proc`: where that is the machine's, its numbers are not the lab's.
-    shown: u32,
-    /// Its parent's number there.
-    parent: u32,
-}
-
-fn residents(spaces: &[String]) -> Result<Vec<Resident>> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc").context("cannot read /proc")? {
-        let path = entry?.path();
-        let Ok(space) = std::fs::read_link(path.join("ns/net")) else {
-            continue;
-        };
-        if !spaces
-            .iter()
-            .any(|wanted| space.as_os_str() == wanted.as_str())
-        {
-            continue;
-        }
-        let status = std::fs::read_to_string(path.join("status")).unwrap_or_default();
-        let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
-        if line("State:").is_some_and(|state| state.contains('Z')) {
-            continue;
-        }
-        let number = |name: &str| line(name)?.split_whitespace().last()?.parse().ok();
-        // Of those in each namespace that it is in, the last is the lab's.
-        if let (Some(pid), Some(shown), Some(parent)) =
-            (number("NSpid:"), number("Pid:"), number("PPid:"))
-        {
-            found.push(Resident { pid, shown, parent });
-        }
-    }
-    Ok(found)
 }
 
 /// Asks a process on its node's loopback interface.

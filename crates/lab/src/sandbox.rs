@@ -150,8 +150,21 @@ pub(crate) fn sandbox(order: &str) -> Result<ExitCode> {
 
 /// `strait lab init`: process 1 of the sandbox.
 pub(crate) fn init(order: &str) -> Result<ExitCode> {
-    let Order { dir, .. } = serde_json::from_str(order).context("not an order for a sandbox")?;
+    let Order { dir, options, .. } =
+        serde_json::from_str(order).context("not an order for a sandbox")?;
     mounts(&dir)?;
+    if options.clocks {
+        // libfaketime has something in there for each process, by its number, and leaves it there when that is killed.
+        let safe = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        mount(
+            Some("lab"),
+            "/dev/shm",
+            Some("tmpfs"),
+            safe,
+            Some("mode=1777"),
+        )
+        .context("cannot mount /dev/shm")?;
+    }
     let supervisor = Command::new(SELF)
         .args(["lab", "supervisor", order])
         .spawn()

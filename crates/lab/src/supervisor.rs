@@ -25,7 +25,7 @@ use crate::process::{Processes, Role};
 use crate::sandbox::{Order, SELF};
 use crate::state::{ALL_INSIDE, INSIDE};
 use crate::topology::{Cluster, Node, POD_PORT, Topology};
-use crate::{build, cni, environment, netns, objects, probe, process};
+use crate::{build, clock, cni, environment, netns, objects, probe, process};
 
 use nodes::Boot;
 
@@ -46,6 +46,8 @@ struct Lab {
     /// The nodes' boots; held while a node is changed.
     boots: Mutex<BTreeMap<String, Boot>>,
     links: Mutex<Links>,
+    /// The nodes whose wall clocks are off: seconds before the machine's.
+    clocks: Mutex<BTreeMap<String, i64>>,
 }
 
 /// `strait lab supervisor`.
@@ -60,6 +62,7 @@ pub(crate) fn run(order: &str) -> Result<ExitCode> {
         broker: Mutex::default(),
         boots: Mutex::default(),
         links: Mutex::default(),
+        clocks: Mutex::default(),
     });
     if attached {
         std::thread::Builder::new()
@@ -120,6 +123,9 @@ impl Lab {
             )))
         };
         cni::check(&self.topology)?;
+        if self.order.options.clocks {
+            clock::prepare(self.topology.nodes().map(|node| node.name.as_str()))?;
+        }
         build::internet(&self.topology)?;
         let tokens = self
             .topology
@@ -251,6 +257,9 @@ impl Lab {
             }
             Role::Apiserver | Role::Pod => (),
         }
+        if self.order.options.clocks {
+            environment.extend(clock::environment(&node.name)?);
+        }
         environment.extend(self.order.options.environment.iter().cloned());
         Ok(environment)
     }
@@ -344,6 +353,7 @@ impl Lab {
             Request::Crash { place, role } => self.told(self.crash(&place, role)),
             Request::Stop { what, process } => self.told(self.stop(&what, process)),
             Request::Trouble { what, trouble } => self.told(self.trouble(&what, &trouble)),
+            Request::Clock { node, ahead_s } => self.told(self.clock(&node, ahead_s)),
             Request::Heal { what, process } => self.told(self.heal(what.as_deref(), process)),
             Request::Run {
                 place,
@@ -353,6 +363,7 @@ impl Lab {
                 self.known(&place, role)?;
                 Ok(Value::String(self.run(&place, role, environment)?))
             }
+            Request::Usage => Ok(serde_json::to_value(self.processes.usage()?)?),
             Request::Get { place, role, path } => {
                 self.known(&place, role)?;
                 let port = role

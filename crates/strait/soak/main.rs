@@ -1,5 +1,5 @@
-//! `make soak`: every combination of CNI, families, reverse-path filter and order of start, and in each everything that can
-//! happen. Arguments are parts of names: only combinations and events that contain one of them are run.
+//! `make soak`: random faults for hours, in [`faults`]; and every combination of CNI, families, reverse-path filter and order of start, and in each everything that can
+//! happen. `faults` asks for the former alone, and with `vxlan` or `wireguard`, for one cable. Other arguments are parts of names: only combinations and events that contain one of them are run.
 
 #![allow(
     clippy::expect_used,
@@ -12,6 +12,8 @@
 mod common;
 #[path = "../tests/matrix/mod.rs"]
 mod matrix;
+
+mod faults;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -28,6 +30,13 @@ fn main() -> ExitCode {
         .filter(|argument| !argument.starts_with("--"))
         .map(|argument| argument.to_lowercase())
         .collect();
+    if asked.iter().any(|part| part == "faults") {
+        return if faults::run(&asked) {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        };
+    }
     let (events, combinations) = chosen(&asked);
     if combinations.is_empty() {
         println!("nothing is called {}; combinations:", asked.join(", "));
@@ -52,19 +61,27 @@ fn main() -> ExitCode {
             bad.map(move |(event, _)| format!("make soak ONLY=\"{name} {}\"", event.to_lowercase()))
         })
         .collect();
-    if failed.is_empty() {
+    let mut good = failed.is_empty();
+    if good {
         println!(
             "all of {total} combinations with {} events are good",
             events.len()
         );
-        return ExitCode::SUCCESS;
+    } else {
+        println!(
+            "{} failed; alone each is:\n  {}",
+            failed.len(),
+            failed.join("\n  ")
+        );
     }
-    println!(
-        "{} failed; alone each is:\n  {}",
-        failed.len(),
-        failed.join("\n  ")
-    );
-    ExitCode::FAILURE
+    if asked.is_empty() {
+        good &= faults::run(&asked);
+    }
+    if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// Events and combinations whose names hold what was asked for; all of a kind that was not asked for.

@@ -149,6 +149,7 @@ fn run(name: &str, binary: &Path, fault: Fault, cable: Cable) -> Result<Run> {
         name: name.to_owned(),
         gateways: 2,
         cable,
+        clocks: fault.needs_clocks(),
         ..Options::default()
     };
     let lab = Lab::up(&options, binary, |_| ())?;

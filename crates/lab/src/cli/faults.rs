@@ -1,10 +1,11 @@
-//! `strait lab kill`, `crash`, `stop`, `cut`, `slow`, `lose` and `heal`.
+//! `strait lab kill`, `crash`, `stop`, `cut`, `slow`, `lose`, `clock` and `heal`.
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
 
 use super::{Which, print};
 use crate::client::Lab;
+use crate::clock;
 use crate::faults::{Impaired, Sides, Trouble};
 use crate::process::Role;
 use crate::status;
@@ -89,7 +90,28 @@ Examples:
         #[arg(long)]
         percent: f64,
     },
-    /// Undo what was killed, stopped, cut, slowed and lost
+    /// Step a node's wall clock
+    #[command(after_help = "\
+The lab must have been started with --clocks. All processes of the node, those of 'strait lab exec' too, see it when this returns.
+Clocks that only go on, by which programs wait, are not touched.
+
+Examples:
+  strait lab clock east-1 +1h        an hour before the machine's
+  strait lab clock east-1 -1h        an hour behind it
+  strait lab clock east-1 0          right again, as 'strait lab heal east-1' does it")]
+    Clock {
+        #[command(flatten)]
+        lab: Which,
+        /// A node
+        node: String,
+        /// By how much it goes before (+) or behind (-) the machine's
+        #[arg(allow_hyphen_values = true)]
+        off: String,
+        /// Print what is impaired afterwards as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Undo what was killed, stopped, cut, slowed, lost and stepped
     #[command(after_help = "\
 Examples:
   strait lab heal                    everything
@@ -179,6 +201,15 @@ pub(super) fn run(fault: &Fault, find: impl Fn(&Which) -> Result<Lab>) -> Result
                 percent: *percent,
             },
         )?,
+        Fault::Clock {
+            lab,
+            node,
+            off,
+            json,
+        } => {
+            let ahead = clock::parse(off)?;
+            (find(lab)?.clock(node, ahead)?, *json)
+        }
         Fault::Heal {
             lab,
             what,

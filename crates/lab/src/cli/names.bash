@@ -8,7 +8,7 @@ _strait_names() {
         [[ ${COMP_WORDS[i]} == --name ]] && lab=(--name "${COMP_WORDS[i + 1]}")
     done
     case ${COMP_WORDS[2]} in
-        api | cni | cut | exec | flow | heal | kill | lose | probe | reboot | restart | slow | stop)
+        api | clock | cni | cut | exec | flow | heal | kill | lose | probe | reboot | restart | slow | stop)
             mapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(compgen -W "$(strait lab names "${lab[@]}" 2> /dev/null)" -- "$word")
             ;;
     esac

@@ -45,6 +45,9 @@ pub(super) struct Up {
     /// Start no route agents and gateways
     #[arg(long)]
     no_agents: bool,
+    /// Give nodes wall clocks of their own, for 'strait lab clock'; asking for the time costs more then
+    #[arg(long)]
+    clocks: bool,
     /// How many seconds to wait until the agents are ready; 0 for not at all
     #[arg(long, default_value_t = 30)]
     wait: u64,
@@ -68,6 +71,7 @@ pub(super) fn up(arguments: &Up, binary: &Path) -> Result<()> {
         nat: arguments.nat,
         rp_filter: arguments.rp_filter,
         agents: !arguments.no_agents,
+        clocks: arguments.clocks,
         environment: Vec::new(),
     };
     let lab = Lab::up_detached(&options, binary, |step| {

@@ -1,13 +1,18 @@
 //! Breaking things on purpose, and mending them.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+
+use strait_host::Family;
 
 use super::Lab;
 use crate::control::Request;
 use crate::faults::{Impaired, Sides, Trouble};
 use crate::process::Role;
 
-/// Each gives what is impaired afterwards.
+/// The table of a node that is isolated.
+const ISOLATED: &str = "lab-isolated";
+
+/// Most give what is impaired afterwards.
 impl Lab {
     /// Ends a process with SIGKILL. It stays so until [`Lab::restart`] or [`Lab::heal`].
     ///
@@ -60,6 +65,69 @@ impl Lab {
         })
     }
 
+    /// Asks a process to end, as Kubernetes does (SIGTERM), and does not wait until it has. It stays so until [`Lab::restart`].
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn terminate(&self, place: &str, role: Role) -> Result<()> {
+        let status = self.status()?;
+        let mut all = status.processes.iter();
+        let process = all.find(|it| it.role == role && it.place == place);
+        let process = process.with_context(|| format!("no {role} runs on {place}"))?;
+        self.exec(place, &["kill", "-TERM", &process.pid.to_string()])?;
+        Ok(())
+    }
+
+    /// Lets nothing pass between a node and the others of its cluster, as a broken switch would; the WAN and the API server stay. Its own filter
+    /// does that, until [`Lab::reunite`] or a boot.
+    ///
+    /// # Errors
+    /// When there is no such node, or it is off.
+    pub fn isolate(&self, node: &str) -> Result<()> {
+        let mut rules = String::new();
+        let (cluster, _) = self.topology.node(node)?;
+        for family in cluster.families.all() {
+            let word = match family {
+                Family::V4 => "ip",
+                Family::V6 => "ip6",
+            };
+            let others = cluster.nodes.iter().filter(|other| other.name != node);
+            let others: Vec<String> = others.map(|other| other.ip(*family).to_string()).collect();
+            if others.is_empty() {
+                continue;
+            }
+            let others = others.join(", ");
+            rules += &format!(
+                "table {word} {ISOLATED} {{
+  chain in {{ type filter hook prerouting priority -500; {word} saddr {{ {others} }} drop; }}
+  chain out {{ type filter hook postrouting priority 500; {word} daddr {{ {others} }} drop; }}
+}}
+"
+            );
+        }
+        self.exec(node, &["nft", &rules])?;
+        Ok(())
+    }
+
+    /// Ends [`Lab::isolate`].
+    ///
+    /// # Errors
+    /// When there is no such node, or it is off.
+    pub fn reunite(&self, node: &str) -> Result<()> {
+        let (cluster, _) = self.topology.node(node)?;
+        let mut rules = String::new();
+        for family in cluster.families.all() {
+            let word = match family {
+                Family::V4 => "ip",
+                Family::V6 => "ip6",
+            };
+            // What is made in the same transaction can be deleted, whether it was there or not.
+            rules += &format!("table {word} {ISOLATED} {{}}\ndelete table {word} {ISOLATED}\n");
+        }
+        self.exec(node, &["nft", &rules])?;
+        Ok(())
+    }
+
     /// Lets nothing pass any more to or from a node, an API server's machine, or a cluster.
     ///
     /// # Errors
@@ -76,6 +144,18 @@ impl Lab {
         self.ask(&Request::Trouble {
             what: what.to_owned(),
             trouble,
+        })
+    }
+
+    /// Steps a node's wall clock: it goes so many seconds before the machine's, or behind it; 0 is right again. All of the node's processes see
+    /// it when this returns.
+    ///
+    /// # Errors
+    /// When there is no such node, or the lab was not started with [`crate::Options::clocks`].
+    pub fn clock(&self, node: &str, ahead_s: i64) -> Result<Vec<Impaired>> {
+        self.ask(&Request::Clock {
+            node: node.to_owned(),
+            ahead_s,
         })
     }
 

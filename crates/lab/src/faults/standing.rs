@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::link::Link;
 use super::relay::Relay;
 use super::{IN, OUT, Shape, Trouble};
+use crate::clock;
 use crate::netns;
 use crate::process::Role;
 
@@ -56,6 +57,11 @@ pub enum Fault {
     Killed,
     /// A process that stands still.
     Stopped,
+    /// A node's wall clock.
+    Clock {
+        /// By how many seconds it goes before the machine's; behind it, if negative.
+        ahead_s: i64,
+    },
     /// A link.
     Link {
         /// What comes to it.
@@ -87,6 +93,7 @@ impl fmt::Display for Impaired {
             Fault::Off => f.write_str(": off"),
             Fault::Killed => f.write_str(": killed"),
             Fault::Stopped => f.write_str(": stopped"),
+            Fault::Clock { ahead_s } => write!(f, ": {}", clock::text(*ahead_s)),
             Fault::Link { to_it, from_it } if to_it == from_it => {
                 write!(f, ": both ways {to_it}")
             }

@@ -1,5 +1,6 @@
 //! What is broken on purpose, and mended.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::Lab;
+use crate::clock;
 use crate::faults::{Fault, Impaired, Link, Links, Trouble};
 use crate::process::Role;
 
@@ -53,6 +55,26 @@ impl Lab {
         self.links().change(link, trouble)
     }
 
+    /// The answer waits until every process of the node sees it.
+    pub(super) fn clock(&self, node: &str, ahead_s: i64) -> Result<()> {
+        self.topology.node(node)?;
+        ensure!(
+            self.order.options.clocks,
+            "the nodes of this lab have the machine's clock: start it with 'strait lab up --clocks'"
+        );
+        clock::check(ahead_s)?;
+        let mut clocks = self.clocks();
+        clock::set(node, ahead_s)?;
+        if ahead_s == 0 {
+            clocks.remove(node);
+        } else {
+            clocks.insert(node.to_owned(), ahead_s);
+        }
+        drop(clocks);
+        std::thread::sleep(clock::SEEN);
+        Ok(())
+    }
+
     /// Undoes all that was done to something, or to everything.
     pub(super) fn heal(self: &Arc<Self>, what: Option<&str>, process: Option<Role>) -> Result<()> {
         let impaired = match what {
@@ -78,6 +100,7 @@ impl Lab {
                 (Fault::Off, _) => self.reboot(&it.what, Duration::ZERO)?,
                 (Fault::Killed, Some(role)) => self.start_again(&it.what, role)?,
                 (Fault::Stopped, Some(role)) => self.processes.go_on(&it.what, role)?,
+                (Fault::Clock { .. }, _) => self.clock(&it.what, 0)?,
                 (Fault::Killed | Fault::Stopped | Fault::Link { .. }, _) => (),
             }
         }
@@ -105,6 +128,12 @@ impl Lab {
             fault: Fault::Off,
         }));
         drop(boots);
+        let clock = |(node, ahead_s): (&String, &i64)| Impaired {
+            what: node.clone(),
+            process: None,
+            fault: Fault::Clock { ahead_s: *ahead_s },
+        };
+        all.extend(self.clocks().iter().map(clock));
         all.extend(self.processes.impaired());
         all
     }
@@ -117,6 +146,10 @@ impl Lab {
 
     pub(super) fn links(&self) -> MutexGuard<'_, Links> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn clocks(&self) -> MutexGuard<'_, BTreeMap<String, i64>> {
+        self.clocks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_node(&self, what: &str) -> bool {

@@ -221,7 +221,8 @@ pub(crate) fn soon_good(lab: &Lab, ways: &[Way]) {
     }
 }
 
-fn bad(lab: &Lab, ways: &[Way]) -> Vec<Tried> {
+/// The same; those that did not.
+pub(crate) fn bad(lab: &Lab, ways: &[Way]) -> Vec<Tried> {
     assert!(!ways.is_empty(), "nothing to try");
     let mut bad: Vec<Tried> = Vec::new();
     for chunk in ways.chunks(AT_ONCE) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
 
 use crate::client::Lab;
@@ -14,6 +14,8 @@ use crate::process::Role;
 const CUT: Duration = Duration::from_secs(2);
 /// Longer than a Lease holds (15 s): who needs the API server has noticed by then.
 const PAST_LEASE: Duration = Duration::from_secs(18);
+/// Seconds.
+const HOUR: i64 = 3600;
 /// Hosts of the cluster that is broken.
 pub(super) const CLUSTER: &str = "east";
 
@@ -45,6 +47,10 @@ pub(crate) enum Fault {
     ApiAndBroker,
     /// 20 % of all packets to and from the cluster are lost, the others late by 80 ms
     Lossy,
+    /// The wall clock of the active gateway's node goes an hour before
+    ClockAhead,
+    /// It goes an hour behind
+    ClockBehind,
 }
 
 /// What a flow may lose.
@@ -68,7 +74,7 @@ impl Limit {
 
 impl Fault {
     /// All, in the table's order.
-    pub(super) const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 14] = [
         Self::Nothing,
         Self::Killed,
         Self::Crashed,
@@ -81,6 +87,8 @@ impl Fault {
         Self::Broker,
         Self::ApiAndBroker,
         Self::Lossy,
+        Self::ClockAhead,
+        Self::ClockBehind,
     ];
 
     /// As the table calls it.
@@ -98,6 +106,8 @@ impl Fault {
             Self::Broker => "broker gone",
             Self::ApiAndBroker => "API server and broker gone",
             Self::Lossy => "20 % lost and 80 ms late, each way",
+            Self::ClockAhead => "the gateway's clock stepped an hour ahead",
+            Self::ClockBehind => "the gateway's clock stepped an hour back",
         }
     }
 
@@ -136,13 +146,20 @@ impl Fault {
                 GapMs(300.0),
                 "160 ms when it begins, and runs of lost datagrams; nobody takes over",
             ),
+            Self::ClockAhead | Self::ClockBehind => {
+                (NoneLost, "nothing that waits asks the wall clock")
+            }
         })
     }
 
     /// How long it is watched.
     pub(super) fn time(self) -> Duration {
         match self {
-            Self::Api | Self::Broker | Self::ApiAndBroker => PAST_LEASE,
+            Self::Api
+            | Self::Broker
+            | Self::ApiAndBroker
+            | Self::ClockAhead
+            | Self::ClockBehind => PAST_LEASE,
             Self::Lossy => Duration::from_secs(8),
             Self::Nothing
             | Self::Killed
@@ -155,16 +172,21 @@ impl Fault {
         }
     }
 
+    /// Whether nodes need clocks of their own for it.
+    pub(super) fn needs_clocks(self) -> bool {
+        matches!(self, Self::ClockAhead | Self::ClockBehind)
+    }
+
     /// Lets it happen, to `active` where it is a gateway's.
     pub(super) fn happen(self, lab: &Lab, active: &str) -> Result<()> {
         match self {
             Self::Nothing => (),
             Self::Killed => drop(lab.kill(active, Role::Gateway)?),
             Self::Crashed => drop(lab.crash(active, Role::Gateway)?),
-            Self::Terminated => terminate(lab, active)?,
+            Self::Terminated => lab.terminate(active, Role::Gateway)?,
             Self::Stopped => drop(lab.stop(active, Some(Role::Gateway))?),
             Self::Power => drop(lab.power_off(active)?),
-            Self::Underlay => cut_off(lab, active)?,
+            Self::Underlay => lab.isolate(active)?,
             Self::Wan => {
                 lab.cut(CLUSTER, Sides::Out)?;
                 std::thread::sleep(CUT);
@@ -188,37 +210,11 @@ impl Fault {
                 lab.trouble(CLUSTER, slow)?;
                 lab.trouble(CLUSTER, Trouble::Lose { sides, percent })?;
             }
+            Self::ClockAhead => drop(lab.clock(active, HOUR)?),
+            Self::ClockBehind => drop(lab.clock(active, -HOUR)?),
         }
         Ok(())
     }
-}
-
-/// As Kubernetes asks a process to end.
-fn terminate(lab: &Lab, node: &str) -> Result<()> {
-    let status = lab.status()?;
-    let mut all = status.processes.iter();
-    let gateway = all.find(|it| it.role == Role::Gateway && it.place == node);
-    let pid = gateway.context("no gateway runs there")?.pid.to_string();
-    lab.exec(node, &["kill", "-TERM", &pid])?;
-    Ok(())
-}
-
-/// The node's own filter does what a broken switch between it and the cluster's other nodes would; the WAN and the API server stay.
-fn cut_off(lab: &Lab, node: &str) -> Result<()> {
-    let nodes = lab.topology().cluster(CLUSTER)?.nodes.iter();
-    let others: Vec<String> = nodes
-        .filter(|other| other.name != node)
-        .map(|other| other.address.to_string())
-        .collect();
-    let others = others.join(", ");
-    let script = format!(
-        "table ip bench-cut {{
-  chain in {{ type filter hook prerouting priority -500; ip saddr {{ {others} }} drop; }}
-  chain out {{ type filter hook postrouting priority 500; ip daddr {{ {others} }} drop; }}
-}}"
-    );
-    lab.exec(node, &["nft", &script])?;
-    Ok(())
 }
 
 #[cfg(test)]
