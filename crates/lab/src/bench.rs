@@ -13,7 +13,7 @@ mod throughput;
 mod watched;
 mod wireguard;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -61,9 +61,10 @@ pub(crate) struct Effort {
     pub(crate) seconds: u32,
 }
 
-/// Measures everything, of the faults those in `only`, or all; prints Markdown, or JSON.
+/// Measures everything, of the faults those in `only`, or all, with route agents and gateways by `program` or this one; prints Markdown, or JSON.
 pub(crate) fn run(
     binary: &Path,
+    program: Option<PathBuf>,
     parts: &[Part],
     effort: Effort,
     only: &[Fault],
@@ -71,6 +72,7 @@ pub(crate) fn run(
 ) -> Result<ExitCode> {
     let options = Options {
         name: format!("bench-{}", std::process::id()),
+        program,
         ..Options::default()
     };
     let mut figures = Vec::new();
@@ -81,7 +83,7 @@ pub(crate) fn run(
     }
     if parts.contains(&Part::Scale) {
         figures.extend(signals::ending(&options.name, || {
-            scale::figures(&options.name, binary, effort)
+            scale::figures(&options, binary, effort)
         })?);
     }
     if parts.contains(&Part::Wireguard) {
@@ -89,13 +91,13 @@ pub(crate) fn run(
     }
     if parts.contains(&Part::Clusters) {
         figures.extend(signals::ending(&options.name, || {
-            clusters::figures(&options.name, binary, effort)
+            clusters::figures(&options, binary, effort)
         })?);
     }
     let mut rows = Vec::new();
     if parts.contains(&Part::Faults) {
         rows = signals::ending(&options.name, || {
-            faults::rows(&options.name, binary, only, effort.faults)
+            faults::rows(&options, binary, only, effort.faults)
         })?;
     }
     if json {

@@ -6,7 +6,8 @@ mod up;
 use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
 use std::net::IpAddr;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -213,6 +214,9 @@ Examples:
             default_value = "lab,scale,wireguard,clusters"
         )]
         parts: Vec<bench::Part>,
+        /// Run route agents and gateways by this program, such as the smaller one for nodes
+        #[arg(long, value_name = "PATH", value_parser = program)]
+        program: Option<PathBuf>,
         /// Of the part "faults", these only
         #[arg(long, value_delimiter = ',', value_name = "FAULT")]
         only: Vec<bench::Fault>,
@@ -396,6 +400,7 @@ pub fn main(matches: &ArgMatches) -> Result<ExitCode> {
             rounds,
             seconds,
             parts,
+            program,
             only,
             json,
         } => {
@@ -405,7 +410,7 @@ pub fn main(matches: &ArgMatches) -> Result<ExitCode> {
                 rounds,
                 seconds,
             };
-            return bench::run(binary, &parts, effort, &only, json);
+            return bench::run(binary, program, &parts, effort, &only, json);
         }
         Action::Demo { cni_after } => return demo::run(binary, seconds(cni_after)?),
         Action::Sandbox { order } => return sandbox::sandbox(&order),
@@ -495,6 +500,18 @@ fn family(text: &str) -> Result<Family, String> {
         "v4" => Ok(Family::V4),
         "v6" => Ok(Family::V6),
         other => Err(format!("no family '{other}': expected v4 or v6")),
+    }
+}
+
+/// A program that can be run, by its whole path: the lab's processes start elsewhere.
+fn program(text: &str) -> Result<PathBuf, String> {
+    let path = Path::new(text);
+    let path = path.canonicalize().map_err(|why| why.to_string())?;
+    let mode = path.metadata().map_err(|why| why.to_string())?;
+    if mode.is_file() && mode.permissions().mode() & 0o111 != 0 {
+        Ok(path)
+    } else {
+        Err("it is no program".to_owned())
     }
 }
 

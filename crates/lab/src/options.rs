@@ -3,6 +3,7 @@
 mod between;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Result, ensure};
@@ -45,6 +46,9 @@ pub struct Options {
     pub rp_filter: RpFilter,
     /// Whether the route agents and gateways are started.
     pub agents: bool,
+    /// The program of the route agents and gateways; without, this one.
+    #[serde(default)]
+    pub program: Option<PathBuf>,
     /// Whether nodes have wall clocks of their own, which can be stepped; needs libfaketime.
     #[serde(default)]
     pub clocks: bool,
@@ -66,6 +70,7 @@ impl Default for Options {
             nat: Nat::None,
             rp_filter: RpFilter::Strict,
             agents: true,
+            program: None,
             clocks: false,
             environment: Vec::new(),
         }

@@ -7,7 +7,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::str::FromStr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -21,7 +21,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::faults::{Fault, Impaired};
 use crate::netns;
-use crate::sandbox::SELF;
 use crate::state::INSIDE;
 use crate::usage::Usage;
 use residents::{child_at, inhabitants, residents, space_of};
@@ -141,11 +140,12 @@ impl Process {
 }
 
 impl Processes {
-    /// Starts `strait ARGUMENTS` in `place`, with nothing but the given environment; what it writes goes to the log.
+    /// Starts `PROGRAM ARGUMENTS` in `place`, with nothing but the given environment; what it writes goes to the log.
     pub(crate) fn start(
         &self,
         place: &str,
         role: Role,
+        program: &Path,
         arguments: &[&str],
         environment: &[(String, String)],
     ) -> Result<()> {
@@ -158,7 +158,7 @@ impl Processes {
             bail!("{role} on {place} is already running");
         }
         let log = log_file(place, role)?;
-        let mut command: Command = netns::command(place, SELF)?;
+        let mut command: Command = netns::command(place, program)?;
         command
             .args(arguments)
             .env_clear()

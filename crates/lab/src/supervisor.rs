@@ -194,6 +194,7 @@ impl Lab {
         self.processes.start(
             place,
             Role::Apiserver,
+            Path::new(SELF),
             &["apiserver", "--listen", &listen, "--dir", &dir],
             &self.order.environment,
         )
@@ -208,17 +209,24 @@ impl Lab {
         }
     }
 
+    /// That of route agents and gateways.
+    fn program(&self) -> &Path {
+        let program = self.order.options.program.as_deref();
+        program.unwrap_or(Path::new(SELF))
+    }
+
     fn agent(&self, node: &Node, role: Role) -> Result<()> {
         let environment = self.environment(node, role)?;
+        let arguments: &[&str] = &[&role.to_string()];
         self.processes
-            .start(&node.name, role, &[&role.to_string()], &environment)
+            .start(&node.name, role, self.program(), arguments, &environment)
     }
 
     /// Runs an agent's program once more, until it ends.
     fn run(&self, place: &str, role: Role, more: Vec<(String, String)>) -> Result<String> {
         let mut environment = self.environment(self.topology.node(place)?.1, role)?;
         environment.extend(more);
-        let mut command = netns::command(place, SELF)?;
+        let mut command = netns::command(place, self.program())?;
         let output = command
             .arg(role.to_string())
             .env_clear()
@@ -267,18 +275,19 @@ impl Lab {
     /// The node's CNI and pods come up.
     fn pods(&self, cluster: &Cluster, node: &Node) -> Result<()> {
         build::pods(cluster, node)?;
-        node.pods.iter().try_for_each(|pod| {
-            self.processes
-                .start(&pod.name, Role::Pod, &["lab", "pod-server"], &[])
-        })
+        node.pods.iter().try_for_each(|pod| self.pod(&pod.name))
+    }
+
+    fn pod(&self, name: &str) -> Result<()> {
+        let (program, arguments) = (Path::new(SELF), ["lab", "pod-server"]);
+        self.processes
+            .start(name, Role::Pod, program, &arguments, &[])
     }
 
     fn start_again(&self, place: &str, role: Role) -> Result<()> {
         match role {
             Role::Apiserver => self.api_server(place),
-            Role::Pod => self
-                .processes
-                .start(place, Role::Pod, &["lab", "pod-server"], &[]),
+            Role::Pod => self.pod(place),
             Role::RouteAgent | Role::Gateway => self.agent(self.topology.node(place)?.1, role),
         }
     }

@@ -15,7 +15,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use common::{binary, name};
-use strait_lab::{Flow, Lab, Options, Probe, Sides, Trouble};
+use strait_lab::{Flow, Lab, Options, Probe, Role, Sides, Trouble};
 
 fn small(purpose: &str) -> Options {
     Options {
@@ -257,6 +257,35 @@ fn exec_is_like_being_there() {
     let message = error(&nobody);
     assert!(message.contains("no 'east-9' in lab"), "{message}");
     assert!(message.contains("east-1, west-1"), "{message}");
+}
+
+#[test]
+fn agents_may_be_of_another_program() {
+    let base = std::env::temp_dir().join(name("program"));
+    fs::create_dir_all(&base).expect("a directory");
+    let program = base.join("other");
+    fs::copy(binary(), &program).expect("a copy");
+    let options = Options {
+        agents: true,
+        program: Some(program.clone()),
+        ..small("program")
+    };
+    let lab = Lab::up(&options, binary(), |_| ()).expect("the lab starts");
+    let status = lab.status().expect("the lab answers");
+    let pid = |role| {
+        let mut all = status.processes.iter();
+        all.find(|one| one.role == role).expect("it runs").pid
+    };
+    let runs = |role| {
+        let link = format!("/proc/{}/exe", pid(role));
+        let shown = lab.exec("east-1", &["readlink", &link]).expect("a link");
+        Path::new(shown.trim()).to_owned()
+    };
+    assert_eq!(runs(Role::RouteAgent), program);
+    assert_eq!(runs(Role::Gateway), program);
+    assert_ne!(runs(Role::Apiserver), program);
+    drop(lab);
+    fs::remove_dir_all(&base).expect("it goes");
 }
 
 #[test]

@@ -29,15 +29,14 @@ const MANY: u16 = 200;
 const NODE: &str = "east-1";
 
 /// All figures of one lab of its own.
-pub(super) fn figures(name: &str, binary: &Path, effort: Effort) -> Result<Vec<Figure>> {
+pub(super) fn figures(options: &Options, binary: &Path, effort: Effort) -> Result<Vec<Figure>> {
     let options = Options {
-        name: name.to_owned(),
         clusters: 1,
         nodes: 1,
         cnis: vec![Cni::Bridge],
         cable: Cable::Wireguard,
         environment: vec![("STRAIT_WIREGUARD".to_owned(), "process".to_owned())],
-        ..Options::default()
+        ..options.clone()
     };
     let lab = Lab::up(&options, binary, |_| ())?;
     lab.wait_until_ready(PATIENCE, true)?;

@@ -111,7 +111,12 @@ fn broken(tcp: &Connections) -> usize {
 }
 
 /// All rows, or those of some faults, each measured so many times; tells of each run as it ends.
-pub(super) fn rows(name: &str, binary: &Path, only: &[Fault], runs: u32) -> Result<Vec<Row>> {
+pub(super) fn rows(
+    options: &Options,
+    binary: &Path,
+    only: &[Fault],
+    runs: u32,
+) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     let wanted = |fault: &&Fault| only.is_empty() || only.contains(fault);
     for fault in Fault::ALL.iter().filter(wanted) {
@@ -122,7 +127,7 @@ pub(super) fn rows(name: &str, binary: &Path, only: &[Fault], runs: u32) -> Resu
             let mut all = Vec::new();
             for number in 1..=runs {
                 let what = || format!("{}, {cable}, run {number}", fault.name());
-                let run = run(name, binary, *fault, cable).with_context(what)?;
+                let run = run(options, binary, *fault, cable).with_context(what)?;
                 tell(&format!("{}: {}", what(), run.text()));
                 all.push(run);
             }
@@ -144,13 +149,12 @@ fn tell(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-fn run(name: &str, binary: &Path, fault: Fault, cable: Cable) -> Result<Run> {
+fn run(options: &Options, binary: &Path, fault: Fault, cable: Cable) -> Result<Run> {
     let options = Options {
-        name: name.to_owned(),
         gateways: 2,
         cable,
         clocks: fault.needs_clocks(),
-        ..Options::default()
+        ..options.clone()
     };
     let lab = Lab::up(&options, binary, |_| ())?;
     lab.wait_until_joined(PATIENCE)?;

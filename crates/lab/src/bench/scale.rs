@@ -26,11 +26,14 @@ const EVENTS: u32 = 100;
 pub(super) const NODE: &str = "east-2";
 
 /// All figures of one lab of its own.
-pub(super) fn figures(name: &str, binary: &std::path::Path, effort: Effort) -> Result<Vec<Figure>> {
+pub(super) fn figures(
+    options: &Options,
+    binary: &std::path::Path,
+    effort: Effort,
+) -> Result<Vec<Figure>> {
     let options = Options {
-        name: name.to_owned(),
         families: Families::Dual,
-        ..Options::default()
+        ..options.clone()
     };
     let lab = Lab::up(&options, binary, |_| ())?;
     lab.wait_until_joined(PATIENCE)?;

@@ -1,6 +1,6 @@
 //! `strait lab up`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -45,6 +45,9 @@ pub(super) struct Up {
     /// Start no route agents and gateways
     #[arg(long)]
     no_agents: bool,
+    /// Run route agents and gateways by this program: another version, or the smaller one for nodes
+    #[arg(long, value_name = "PATH", value_parser = super::program)]
+    program: Option<PathBuf>,
     /// Give nodes wall clocks of their own, for 'strait lab clock'; asking for the time costs more then
     #[arg(long)]
     clocks: bool,
@@ -71,6 +74,7 @@ pub(super) fn up(arguments: &Up, binary: &Path) -> Result<()> {
         nat: arguments.nat,
         rp_filter: arguments.rp_filter,
         agents: !arguments.no_agents,
+        program: arguments.program.clone(),
         clocks: arguments.clocks,
         environment: Vec::new(),
     };
