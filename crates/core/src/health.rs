@@ -63,7 +63,7 @@ pub struct Report {
     pub status: ConnectionStatus,
     /// Why it is in this state, or empty.
     pub message: String,
-    /// Round-trip times of the last 1000 replies; `None` before the first one.
+    /// Round-trip times of the last 1000 replies, of 100 where pings are far apart; `None` before the first one.
     pub rtt: Option<Rtt>,
     /// Pings sent, also those that could not be.
     pub sent: u64,

@@ -63,7 +63,7 @@ impl Check {
             answered: None,
             asked: false,
             failure: None,
-            window: Window::default(),
+            window: Window::new(pace.interval),
             sent: 0,
             received: 0,
         }

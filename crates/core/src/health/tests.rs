@@ -429,6 +429,18 @@ fn figures_are_of_the_last_thousand_replies() {
     );
 }
 
+#[test]
+fn of_pings_a_minute_apart_the_last_hundred_count() {
+    let mut c = checker(MINUTE, &[west()]);
+    run(&mut c, ms(30_000), always(Duration::from_millis(9)));
+    let after = |count: u64| ms(30_000 + count * 60_000);
+    run(&mut c, after(99), always(Duration::from_millis(1)));
+    let max = |c: &Checker| report(c, &west()).rtt.unwrap().max;
+    assert_eq!(max(&c), Duration::from_millis(9));
+    run(&mut c, after(100), always(Duration::from_millis(1)));
+    assert_eq!(max(&c), Duration::from_millis(1));
+}
+
 /// Something that happens to a checker.
 #[derive(Debug, Clone)]
 enum Happens {
