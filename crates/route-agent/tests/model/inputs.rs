@@ -247,6 +247,7 @@ impl World {
                         priority: 77,
                         from: Some(net("203.0.113.0/24")),
                         to: None,
+                        link: None,
                         mark: None,
                         table: 77,
                         protocol: 4,

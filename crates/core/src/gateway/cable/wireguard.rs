@@ -9,8 +9,11 @@ use strait_api::names::{
     ANNOTATION_FORMER_KEY, ANNOTATION_NEXT_KEY, BACKEND_PUBLIC_KEY, CABLE_WIREGUARD, LINK_ALIAS,
     UNDERLAY_MARK, WIREGUARD_KEEPALIVE, WIREGUARD_OVERHEAD_V4, WIREGUARD_OVERHEAD_V6,
 };
+use strait_api::vtep::Vxlan;
 use strait_api::{ClusterId, Endpoint};
-use strait_host::{Family, Host, Key, Link, LinkKind, Owned, Peer, PeerStatus, Wanted, WireGuard};
+use strait_host::{
+    Address, Family, Host, Key, Link, LinkKind, Owned, Peer, PeerStatus, Scope, Wanted, WireGuard,
+};
 
 use crate::discovery::{Path, PathState, Results as Paths, reached};
 use crate::driver::Driver;
@@ -267,6 +270,9 @@ fn mtu(underlays: &BTreeMap<Family, Underlay>) -> u32 {
 
 /// What the gateway owns on its host. A TUN device comes from who holds its other end; its mark, MTU and state are kept
 /// here as the kernel's device is. One that somebody else holds is left alone.
+///
+/// The device has an address that is nobody's source: a loose reverse-path filter (`fib_validate_source` in net/ipv4/fib_frontend.c) drops
+/// what arrives by an interface without an IPv4 address, unless the way back leads there. That of a node on standby leads to the gateway.
 pub(in crate::gateway) fn wanted(
     host: &Host,
     underlays: &BTreeMap<Family, Underlay>,
@@ -290,9 +296,15 @@ pub(in crate::gateway) fn wanted(
         master: None,
     };
     let links = (device.kernel || there).then(|| (CABLE_WIREGUARD.to_owned(), link));
+    let underlay = underlays.get(&Family::V4).filter(|_| links.is_some());
+    let address = underlay.map(|underlay| Address {
+        link: CABLE_WIREGUARD.to_owned(),
+        net: Vxlan::Gateways.inner(underlay.ip).into(),
+        scope: Scope::Host,
+    });
     Wanted {
         links: Owned::Set(links.into_iter().collect()),
-        addresses: Owned::Set(BTreeSet::new()),
+        addresses: Owned::Set(address.into_iter().collect()),
         neighbours: Owned::Set(BTreeSet::new()),
         fdb: Owned::Set(BTreeSet::new()),
         ..Wanted::default()

@@ -240,6 +240,10 @@ fn the_kernels_device_is_made_and_a_tun_device_is_waited_for() {
         (link.kind, link.mtu, link.up),
         (LinkKind::Wireguard, 1440, true)
     );
+    // A loose reverse-path filter drops all where there is none.
+    let address = s.plan().wanted.addresses.get().unwrap().first().cloned();
+    let address = address.map(|address| (address.net.to_string(), address.scope));
+    assert_eq!(address, Some(("241.30.1.11/32".into(), Scope::Host)));
     s.apply(own(false), at(1));
     assert!(links(&s).is_empty());
     let tun = |alias: Option<&str>| {
