@@ -111,22 +111,15 @@ impl Settings {
     }
 }
 
-/// A process, by what stays when it is started anew: its place, its role, whether it is the child, and, since an active gateway has more
-/// sockets than one that stands by, which of these its node's is.
-type Who = (String, Role, bool, bool);
-
-/// All processes, and the nodes of active gateways.
-struct Rest {
-    usage: Vec<Usage>,
-    active: BTreeSet<String>,
-}
+/// A process, by what stays when it is started anew: its place, its role, and whether it is the child.
+type Who = (String, Role, bool);
 
 #[derive(Default)]
 struct Soak {
     /// What was done.
     steps: String,
     /// At rest after each round.
-    samples: Vec<Rest>,
+    samples: Vec<Vec<Usage>>,
     slowest: Duration,
 }
 
@@ -192,7 +185,7 @@ impl Soak {
             })?;
             self.slowest = self.slowest.max(took);
             std::thread::sleep(REST);
-            let (active, usage) = (agreed(lab)?, lab.usage()?);
+            let usage = lab.usage()?;
             println!(
                 "{text}: well after {:.1} s; {} processes, {} MiB, {} descriptors",
                 took.as_secs_f64(),
@@ -200,7 +193,7 @@ impl Soak {
                 usage.iter().map(|it| it.anonymous_kib).sum::<u64>() / 1024,
                 usage.iter().map(|it| it.descriptors).sum::<u64>()
             );
-            self.samples.push(Rest { usage, active });
+            self.samples.push(usage);
         }
         Ok(())
     }
@@ -210,19 +203,15 @@ impl Soak {
     fn verdict(&self) -> Result<()> {
         let warm = self.samples.len() * WARM_PERCENT / 100;
         let mut by_who: BTreeMap<Who, Vec<Usage>> = BTreeMap::new();
-        for rest in self.samples.iter().skip(warm) {
-            for one in &rest.usage {
-                let active = one.role == Role::Gateway && rest.active.contains(&one.place);
-                let who = (one.place.clone(), one.role, one.child, active);
-                by_who.entry(who).or_default().push(one.clone());
-            }
+        for one in self.samples.iter().skip(warm).flatten() {
+            let who = (one.place.clone(), one.role, one.child);
+            by_who.entry(who).or_default().push(one.clone());
         }
         let mut bad = Vec::new();
         let mut judged = 0;
-        for ((place, role, child, active), samples) in &by_who {
+        for ((place, role, child), samples) in &by_who {
             let child = if *child { ", child" } else { "" };
-            let active = if *active { ", active" } else { "" };
-            let who = format!("{place} {role}{child}{active}");
+            let who = format!("{place} {role}{child}");
             let lives: BTreeSet<u32> = samples.iter().map(|one| one.pid).collect();
             let Some(growth) = Growth::of(samples) else {
                 println!("  {who:<30} {} samples: too few to tell", samples.len());
@@ -317,9 +306,8 @@ fn recovered(lab: &Lab, all: &[Way]) -> Result<Duration> {
     Ok(begun.elapsed())
 }
 
-/// One gateway of each cluster is the active one, by all that tells of it; their nodes.
-fn agreed(lab: &Lab) -> Result<BTreeSet<String>> {
-    let mut all = BTreeSet::new();
+/// One gateway of each cluster is the active one, by all that tells of it.
+fn agreed(lab: &Lab) -> Result<()> {
     let clusters = &lab.topology().clusters;
     for cluster in clusters {
         let list = |at: &str, path: &str| {
@@ -360,9 +348,8 @@ fn agreed(lab: &Lab) -> Result<BTreeSet<String>> {
                 );
             }
         }
-        all.insert(holder);
     }
-    Ok(all)
+    Ok(())
 }
 
 /// Every pod to every pod of another cluster, and all that a lab's ways are.
