@@ -378,3 +378,42 @@ fn published_of(lab: &Lab, cluster: &str) -> String {
     let name = own.expect("an Endpoint")["spec"]["hostname"].as_str();
     name.expect("a name").to_owned()
 }
+
+/// Holds the first thread of a process as a debugger does, for so many seconds; the others go on.
+const HOLD: &str = r"
+import ctypes, os, sys, time
+trace = ctypes.CDLL(None, use_errno=True).ptrace
+trace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+pid, seconds = int(sys.argv[1]), float(sys.argv[2])
+for what in (0x4206, 0x4207):  # PTRACE_SEIZE, PTRACE_INTERRUPT
+    if trace(what, pid, None, None) != 0:
+        sys.exit(os.strerror(ctypes.get_errno()))
+time.sleep(seconds)
+";
+
+#[test]
+fn one_whose_main_loop_stands_still_hands_over_and_is_not_live() {
+    let lab = lab("failover-still");
+    let before = one_is_active(&lab, &[FIRST, SECOND]);
+    let after = other(&before);
+    let status = lab.status().expect("the lab answers");
+    let of = |p: &&strait_lab::ProcessStatus| p.role == Role::Gateway && p.place == before;
+    let pid = status.processes.iter().find(of).expect("a gateway").pid;
+    let pid = pid.to_string();
+    let report = through(&lab, "main loop held", 0, || {
+        let mut held = lab
+            .command(&before, ["python3", "-c", HOLD, &pid, "15"])
+            .spawn()
+            .expect("python3 runs");
+        assert_eq!(one_is_active(&lab, &[after]), after);
+        assert!(lab.page(&before, Role::Gateway, "/livez").is_err());
+        assert!(held.wait().expect("it ends").success());
+    });
+    gap_within(&report, 500.0);
+    lab.wait_until_joined(PATIENCE).expect("all is well");
+    assert_eq!(one_is_active(&lab, &[FIRST, SECOND]), after);
+    all_is_well(&lab, &[FIRST, SECOND, "east-3"]);
+    // It may be active again.
+    lab.power_off(after).expect("it is off");
+    assert_eq!(one_is_active(&lab, &[&before]), before);
+}
