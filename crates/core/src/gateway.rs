@@ -23,7 +23,7 @@ use std::sync::Arc;
 pub use cable::wireguard::{Device, Tunnel, Tunnels};
 pub use expiry::HEARTBEAT;
 use ipnet::IpNet;
-pub use objects::{identity, uninstalled};
+pub use objects::{identity, other_gateways, uninstalled};
 pub use plan::{Plan, tell};
 pub use rotation::KeyStep;
 use strait_api::names::{CABLE_VXLAN, CABLE_VXLAN_6, CABLE_WIREGUARD, LINK_ALIAS};
