@@ -1,6 +1,7 @@
 //! The election as a thread: the direct watch's sockets, and the Lease. It has a thread of its own, lest a pass of the main loop
 //! be taken for silence.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -11,6 +12,7 @@ use strait_core::gateway::election::{Election, Input, LeaseOperation, Output, Se
 use strait_core::gateway::{self, Known, Standing};
 use strait_core::hello::Refusal;
 use strait_core::silence::{LOOK, Silence};
+use strait_daemon::engine::replace;
 use strait_daemon::hello::{Dropped, Finding, Sockets, random, secrets};
 use strait_daemon::{Drain, Heartbeat, Metrics, lease};
 use tokio::sync::{mpsc, watch};
@@ -49,6 +51,7 @@ pub(crate) fn start(
 ) -> anyhow::Result<watch::Sender<Option<Known>>> {
     let (known, orders) = watch::channel(None);
     let (standing, mut told) = watch::channel(Standing::default());
+    let (heard, mut others) = watch::channel(BTreeSet::new());
     let limit = settings.renew_deadline;
     let (operations, answers) = lease::start(client.clone(), namespace, limit, metrics.clone());
     let member = Member {
@@ -59,6 +62,7 @@ pub(crate) fn start(
         main_loop: MainLoop::new(process.heart),
         operations,
         standing,
+        heard,
     };
     let secrets = secrets(client.clone(), namespace, Finding::OrMake);
     let (drain, over) = (process.drain.clone(), process.over.clone());
@@ -73,6 +77,15 @@ pub(crate) fn start(
             over.end();
         })
         .context("a thread for the election")?;
+    let inputs = to.clone();
+    tokio::spawn(async move {
+        while others.changed().await.is_ok() {
+            let heard = others.borrow_and_update().clone();
+            if inputs.send(gateway::Input::Heard(heard)).await.is_err() {
+                return;
+            }
+        }
+    });
     tokio::spawn(async move {
         while told.changed().await.is_ok() {
             let standing = told.borrow_and_update().clone();
@@ -92,6 +105,7 @@ struct Member {
     main_loop: MainLoop,
     operations: mpsc::UnboundedSender<LeaseOperation>,
     standing: watch::Sender<Standing>,
+    heard: watch::Sender<BTreeSet<String>>,
 }
 
 impl Member {
@@ -193,6 +207,7 @@ impl Member {
 
     fn tell(&mut self) {
         self.dropped.tell(self.election.refused());
+        replace(&self.heard, self.election.companions(self.now()));
         let standing = self.election.standing(self.now());
         let newest = self.election.newest();
         self.standing.send_if_modified(|told| {

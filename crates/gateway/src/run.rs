@@ -36,7 +36,7 @@ const VERIFY: Duration = Duration::from_secs(60);
 /// How often round-trip times are told.
 const HEALTH_REFRESH: Duration = Duration::from_secs(5);
 
-/// Runs until SIGTERM or SIGINT. What is published stays, and so does a cable of the kernel's: a restart leaves no gap. A WireGuard
+/// Runs until SIGTERM or SIGINT. What is published for others stays, and so does a cable of the kernel's: a restart leaves no gap. A WireGuard
 /// device in this process outlives only the process's death, in the hands of a parent, which also runs this.
 ///
 /// # Errors
@@ -173,6 +173,7 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     .context("netlink")?
     .run(&over, |pass| gateway.carry_out(pass))
     .await;
+    gateway.status.remove().await;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -194,7 +195,7 @@ struct Gateway {
     discovery: watch::Sender<Wanted>,
     public: watch::Sender<Ask>,
     health: watch::Sender<BTreeSet<Target>>,
-    status: watch::Sender<Option<strait_api::Object>>,
+    status: status::Status,
     local: watch::Sender<Vec<ObjectChange>>,
     broker: watch::Sender<Vec<ObjectChange>>,
     cable: Option<Cable>,
@@ -224,7 +225,7 @@ impl Gateway {
         replace(&self.broker, plan.broker);
         if let Some(object) = &mut plan.gateway {
             tell(object, &pass.conditions);
-            replace(&self.status, plan.gateway);
+            replace(&self.status.wanted, plan.gateway);
         }
     }
 }

@@ -379,6 +379,56 @@ fn published_of(lab: &Lab, cluster: &str) -> String {
     name.expect("a name").to_owned()
 }
 
+/// Gateway objects of east by name: what they say that they are, and whether they tell of connections.
+fn objects(lab: &Lab) -> Vec<(String, String, bool)> {
+    let all = list(lab, "east", &format!("{SUBMARINER}/gateways"));
+    let of = |object: &Value| {
+        let text = |value: &Value| value.as_str().unwrap_or("").to_owned();
+        let connections = object["status"]["connections"].as_array();
+        (
+            text(&object["metadata"]["name"]),
+            text(&object["status"]["haStatus"]),
+            connections.is_some_and(|all| !all.is_empty()),
+        )
+    };
+    all.iter().map(of).collect()
+}
+
+/// Waits until these are the Gateway objects of east.
+fn objects_become(lab: &Lab, expected: &[(&str, &str, bool)], limit: Duration) {
+    let owned = expected
+        .iter()
+        .map(|(a, b, c)| ((*a).to_owned(), (*b).to_owned(), *c));
+    let expected: Vec<_> = owned.collect();
+    let deadline = Instant::now() + limit;
+    while objects(lab) != expected {
+        assert!(Instant::now() < deadline, "{:?}", objects(lab));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn what_a_gateway_says_of_itself_goes_with_it_however_it_ends() {
+    let lab = lab("failover-objects");
+    let before = one_is_active(&lab, &[FIRST, SECOND]);
+    let after = other(&before);
+    // It removes its own.
+    terminate(&lab, &before);
+    objects_become(&lab, &[(after, "active", true)], PATIENCE);
+    lab.restart(&before, Role::Gateway).expect("it starts");
+    let mut both = [(&*before, "passive", false), (after, "active", true)];
+    both.sort_unstable();
+    objects_become(&lab, &both, PATIENCE);
+    // It can't any more, and the other one does.
+    lab.power_off(after).expect("it is off");
+    let ended = Instant::now();
+    one_is_active(&lab, &[&before]);
+    objects_become(&lab, &[(&before, "active", true)], Duration::from_secs(50));
+    println!("a dead gateway's object went after {:?}", ended.elapsed());
+    // Its last heartbeat was at most five seconds before its end.
+    assert!(ended.elapsed() > Duration::from_secs(24));
+}
+
 /// Holds the first thread of a process as a debugger does, for so many seconds; the others go on.
 const HOLD: &str = r"
 import ctypes, os, sys, time

@@ -195,6 +195,13 @@ impl Election {
             .map(move |(id, _)| (id.node.as_str(), self.mesh.is_up(id, now)))
     }
 
+    /// Host names of the other gateways that are heard, and go on.
+    #[must_use]
+    pub fn companions(&self, now: Time) -> BTreeSet<String> {
+        let others = self.others(now).into_iter();
+        others.map(|(_, hostname)| hostname.to_owned()).collect()
+    }
+
     /// How many datagrams were dropped, by reason.
     #[must_use]
     pub fn refused(&self) -> &BTreeMap<Refusal, u64> {
