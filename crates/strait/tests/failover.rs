@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::joined;
 use serde_json::Value;
-use strait_lab::{Flow, FlowReport, Lab, Options, Probe, Role};
+use strait_lab::{Cable, Flow, FlowReport, Lab, Nat, Options, Probe, Role};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const SUBMARINER: &str = "/apis/submariner.io/v1/namespaces/submariner-operator";
@@ -466,4 +466,52 @@ fn one_whose_main_loop_stands_still_hands_over_and_is_not_live() {
     // It may be active again.
     lab.power_off(after).expect("it is off");
     assert_eq!(one_is_active(&lab, &[&before]), before);
+}
+
+#[test]
+fn behind_nats_the_way_to_a_standby_is_known_before_it_takes_over() {
+    let lab = joined(
+        "failover-nat",
+        Options {
+            gateways: 2,
+            cable: Cable::Wireguard,
+            nat: Nat::FullCone,
+            ..Options::default()
+        },
+    );
+    let before = one_is_active(&lab, &[FIRST, SECOND]);
+    // Both gateways of either cluster have found both of the other one.
+    let deadline = Instant::now() + PATIENCE;
+    let found = |node: &str, of: &str| {
+        let line = format!(
+            "strait_discovery_path{{cluster=\"{of}\",family=\"v4\",state=\"answered\",nat=\"true\"}} 2\n"
+        );
+        let page = lab.page(node, Role::Gateway, "/metrics").expect("metrics");
+        page.contains(&line)
+    };
+    for (node, of) in [
+        ("east-1", "west"),
+        ("east-2", "west"),
+        ("west-1", "east"),
+        ("west-2", "east"),
+    ] {
+        while !found(node, of) {
+            assert!(
+                Instant::now() < deadline,
+                "{node} has not found all of {of}"
+            );
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+    let report = through(
+        &lab,
+        "node without power, WireGuard, full-cone NATs",
+        5,
+        || {
+            lab.power_off(&before).expect("it is off");
+        },
+    );
+    gap_within(&report, 5000.0);
+    one_is_active(&lab, &[other(&before)]);
+    all_is_well(&lab, &[other(&before), "east-3"]);
 }
