@@ -294,7 +294,8 @@ pub enum Heard {
     Dropped(Dropped),
 }
 
-/// Whom to ask: every remote gateway that can be reached, in the families in which `own` can ask.
+/// Whom to ask: every remote gateway that can be reached, and those that may take its place, in the families in which `own` can ask. How a standby is
+/// reached is known then before it is needed: it answers under the name that it is going to publish.
 #[must_use]
 pub fn targets(
     remotes: &[Remote<'_>],
@@ -308,12 +309,20 @@ pub fn targets(
                 .and_then(|target| health.get(&target));
             report.is_some_and(|r| r.status == strait_api::gateway::ConnectionStatus::Error)
         };
-        let target = |family| Target::new(remote.endpoint, family, dead(family));
-        families
-            .iter()
-            .map(|family| target(*family))
-            .filter(|target| target.private.is_some() || target.public.is_some())
-            .collect::<Vec<_>>()
+        let mut names = BTreeSet::from([&remote.endpoint.cable_name]);
+        let mut all = Vec::new();
+        for family in families {
+            all.push(Target::new(remote.endpoint, *family, dead(*family)));
+        }
+        // Of several with one name, which nobody but a forger writes, the first counts.
+        let standbys = remote.endpoint.standbys.iter();
+        for standby in standbys.filter(|standby| names.insert(&standby.cable_name)) {
+            // No ping tells whether its way works.
+            let of = |family: &Family| Target::new(standby, *family, false);
+            all.extend(families.iter().map(of));
+        }
+        all.retain(|target| target.private.is_some() || target.public.is_some());
+        all
     };
     remotes.iter().flat_map(of_remote).collect()
 }

@@ -6,6 +6,7 @@
 mod cable;
 pub mod election;
 mod expiry;
+mod gone;
 mod health;
 mod identity;
 mod objects;
@@ -22,8 +23,9 @@ use std::sync::Arc;
 
 pub use cable::wireguard::{Device, Tunnel, Tunnels};
 pub use expiry::HEARTBEAT;
+pub use gone::{Seen, Signs};
 use ipnet::IpNet;
-pub use objects::{identity, uninstalled};
+pub use objects::{identity, other_gateways, uninstalled};
 pub use plan::{Plan, tell};
 pub use rotation::KeyStep;
 use strait_api::names::{CABLE_VXLAN, CABLE_VXLAN_6, CABLE_WIREGUARD, LINK_ALIAS};
@@ -90,6 +92,10 @@ pub enum Input {
     Nodes(Event<Node>),
     /// What the gateways of this cluster would publish, by the names of their Gateway objects.
     Gateways(Event<EndpointSpec>),
+    /// Names of the Gateway objects that [`Signs`] finds silent.
+    Silent(BTreeSet<String>),
+    /// Host names of the cluster's gateways that are heard by the direct watch, and go on.
+    Heard(BTreeSet<String>),
     /// What the election says of this gateway.
     Standing(Standing),
     /// Results of all health checks.
@@ -127,6 +133,8 @@ pub struct State {
     broker_endpoints: Source<Entry<Endpoint>>,
     nodes: Source<Node>,
     gateways: Source<EndpointSpec>,
+    silent: BTreeSet<String>,
+    heard: BTreeSet<String>,
     standing: Standing,
     health: Results,
     device: Option<Result<Device, String>>,
@@ -159,6 +167,8 @@ impl State {
             broker_endpoints: Source::default(),
             nodes: Source::default(),
             gateways: Source::default(),
+            silent: BTreeSet::new(),
+            heard: BTreeSet::new(),
             standing: Standing::default(),
             health: Results::default(),
             device: None,
@@ -187,6 +197,8 @@ impl Machine for State {
             Input::BrokerEndpoints(event) => self.broker_endpoints.apply(event, now),
             Input::Nodes(event) => self.nodes.apply(event, now),
             Input::Gateways(event) => self.gateways.apply(event, now),
+            Input::Silent(silent) => self.silent = silent,
+            Input::Heard(heard) => self.heard = heard,
             Input::Standing(standing) => self.standing = standing,
             Input::Health(results) => self.health = results,
             Input::Device(device) => self.device = Some(device),

@@ -16,6 +16,7 @@ pub mod notes;
 pub mod object;
 pub mod remote;
 pub mod route_agent;
+pub mod silence;
 pub mod source;
 pub mod time;
 

@@ -16,7 +16,9 @@ const VERIFY_SOON: Duration = Duration::from_millis(200);
 /// Events of the kernel come in bursts: this is the least time between two readings.
 const GATHER: Duration = Duration::from_millis(5);
 /// How often the loop shows that it lives when nothing happens.
-const BEAT: Duration = Duration::from_secs(5);
+const BEAT: Duration = Duration::from_secs(1);
+/// How often there is a pass when nothing happens.
+const IDLE: Duration = Duration::from_secs(5);
 /// The longest pause before a failed change is tried again.
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
@@ -81,9 +83,11 @@ impl<M: Machine> Engine<M> {
     /// far as it can: the rest is its own.
     pub async fn run(mut self, drain: &Drain, mut carry_out: impl FnMut(Pass<M::Plan>)) {
         let mut last_read = Instant::now();
+        let mut last_pass = Instant::now();
         loop {
             self.heartbeat.beat();
-            let mut wake = self.read_at.min(Instant::now() + BEAT);
+            let beat = Instant::now() + BEAT;
+            let mut wake = self.read_at.min(last_pass + IDLE);
             if let Some(Time(at)) = self.state.deadline() {
                 wake = wake.min(self.begun + at);
             }
@@ -104,7 +108,10 @@ impl<M: Machine> Engine<M> {
                     }
                     self.read_at = self.read_at.min(last_read + GATHER);
                 }
-                () = tokio::time::sleep_until(wake.into()) => {
+                () = tokio::time::sleep_until(wake.min(beat).into()) => {
+                    if wake > beat {
+                        continue;
+                    }
                     arrived = None;
                     self.fold(M::tick());
                 }
@@ -123,6 +130,7 @@ impl<M: Machine> Engine<M> {
                 }
             }
             let pass = self.pass(arrived, reading).await;
+            last_pass = Instant::now();
             if reading && pass.outcome.made.is_empty() && pass.outcome.failures.is_empty() {
                 self.metrics.verified(last_read.elapsed());
             }

@@ -5,7 +5,7 @@ mod socket;
 
 use std::time::Duration;
 
-pub use secret::{Finding, secrets};
+pub use secret::{Finding, remove_secret, secrets};
 pub use socket::Sockets;
 use strait_core::hello::{Refusal, Timing};
 

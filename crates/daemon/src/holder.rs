@@ -2,6 +2,8 @@
 //! (devices, sockets) meanwhile, so that they outlive a crash.
 //!
 //! The two speak over the child's standard input, a socket. A message is a word and a name, of fixed length; what is held goes with it. The child ends when its parent is gone.
+//!
+//! A child that hangs is replaced as one that died: each of its loops that has a [`Pulse`] is to be felt once a second, from the first time on.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -11,6 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as BlockingStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::net::{
@@ -18,11 +21,12 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use rustix::process::{Pid, Signal, kill_process};
+use strait_core::silence::{LOOK, Silence};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::sleep;
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 /// Tells a process that its standard input leads to its holder. No setting, hence no name of one.
 const VARIABLE: &str = "HELD_BY_STRAIT";
@@ -32,6 +36,10 @@ const MESSAGE: usize = 128;
 const SETTLED: Duration = Duration::from_secs(10);
 /// The longest pause before one that dies early is started again.
 const LONGEST: Duration = Duration::from_secs(5);
+
+/// After so long without a sign of one of its loops a child counts as hung: long enough for a host that is slow, and time in which the holder did not run
+/// itself does not count.
+const HUNG: Duration = Duration::from_secs(10);
 
 /// The way from a process to its holder.
 #[derive(Debug)]
@@ -88,6 +96,17 @@ impl Holder {
         send(self.socket.as_fd(), "release", name, None)
     }
 
+    /// What makes it feel that a loop of this process turns.
+    ///
+    /// # Errors
+    /// If there is no descriptor left.
+    pub fn pulse(&self, part: &'static str) -> io::Result<Pulse> {
+        Ok(Pulse {
+            socket: Arc::new(self.socket.try_clone()?),
+            part,
+        })
+    }
+
     /// Calls `then` once it is gone: this process is to end then, since another may have been started. To be called after the
     /// last [`Holder::held`].
     ///
@@ -102,6 +121,27 @@ impl Holder {
         };
         let thread = std::thread::Builder::new().name("holder".to_owned());
         thread.spawn(wait).map(drop)
+    }
+}
+
+/// Makes a process's holder feel that one of its loops turns.
+#[derive(Debug, Clone)]
+pub struct Pulse {
+    socket: Arc<BlockingStream>,
+    part: &'static str,
+}
+
+impl Pulse {
+    /// The loop turns. One that can't be told is not waited for: a holder that stands still does not count silence, and one that is gone
+    /// ends this process.
+    pub fn tell(&self) {
+        let _ = send_with(
+            self.socket.as_fd(),
+            "alive",
+            self.part,
+            None,
+            SendFlags::DONTWAIT,
+        );
     }
 }
 
@@ -125,6 +165,9 @@ pub async fn hold() -> io::Result<ExitStatus> {
         let mut child = start(theirs.into())?;
         let mut open = true;
         let mut asked = false;
+        let mut parts = Parts::default();
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let ended = loop {
             tokio::select! {
                 ended = child.wait() => break ended?,
@@ -132,10 +175,14 @@ pub async fn hold() -> io::Result<ExitStatus> {
                 _ = interrupt.recv() => { asked = true; pass_on(&child, Signal::INT); }
                 ready = ours.readable(), if open => {
                     // One that dies while it is spoken to must not take with it what is held.
-                    open = ready.and_then(|()| serve(&ours, &mut held)).unwrap_or_else(|error| {
+                    open = ready.and_then(|()| serve(&ours, &mut held, &mut parts)).unwrap_or_else(|error| {
                         tracing::warn!(%error, "the process can't be spoken to any more");
                         false
                     });
+                }
+                _ = looks.tick() => if let Some(part) = parts.silent() {
+                    tracing::warn!(part, "the process hangs: nothing was heard of this part for {HUNG:?}; it is killed");
+                    pass_on(&child, Signal::KILL);
                 }
             }
         };
@@ -160,6 +207,26 @@ pub async fn hold() -> io::Result<ExitStatus> {
     }
 }
 
+/// The loops of a child that were felt, and since when they are not.
+#[derive(Debug, Default)]
+struct Parts(BTreeMap<String, Silence>);
+
+impl Parts {
+    /// One that hangs, at a look. It is told once: nothing of the child counts any more then.
+    fn silent(&mut self) -> Option<String> {
+        let mut hung = None;
+        for (part, silence) in &mut self.0 {
+            if silence.look() >= HUNG {
+                hung.get_or_insert_with(|| part.clone());
+            }
+        }
+        if hung.is_some() {
+            self.0.clear();
+        }
+        hung
+    }
+}
+
 fn start(socket: OwnedFd) -> io::Result<Child> {
     // Not by its path, which a new version may have by now.
     Command::new("/proc/self/exe")
@@ -179,7 +246,11 @@ fn pass_on(child: &Child, signal: Signal) {
 }
 
 /// Answers what the child asks; returns whether it may ask more.
-fn serve(socket: &UnixStream, held: &mut BTreeMap<String, OwnedFd>) -> io::Result<bool> {
+fn serve(
+    socket: &UnixStream,
+    held: &mut BTreeMap<String, OwnedFd>,
+    parts: &mut Parts,
+) -> io::Result<bool> {
     let read = || receive(socket.as_fd(), RecvFlags::DONTWAIT);
     let message = match socket.try_io(Interest::READABLE, read) {
         Ok(Some(message)) => message,
@@ -191,6 +262,7 @@ fn serve(socket: &UnixStream, held: &mut BTreeMap<String, OwnedFd>) -> io::Resul
     match (message.word.as_str(), message.descriptor) {
         ("keep", Some(descriptor)) => drop(held.insert(message.name, descriptor)),
         ("release", _) => drop(held.remove(&message.name)),
+        ("alive", _) => parts.0.entry(message.name).or_default().heard(),
         ("give", _) => {
             for (name, descriptor) in &*held {
                 send(socket, "held", name, Some(descriptor.as_fd()))?;
@@ -214,6 +286,16 @@ fn send(
     name: &str,
     descriptor: Option<BorrowedFd<'_>>,
 ) -> io::Result<()> {
+    send_with(socket, word, name, descriptor, SendFlags::empty())
+}
+
+fn send_with(
+    socket: BorrowedFd<'_>,
+    word: &str,
+    name: &str,
+    descriptor: Option<BorrowedFd<'_>>,
+    flags: SendFlags,
+) -> io::Result<()> {
     let mut bytes = format!("{word} {name}").into_bytes();
     if bytes.len() > MESSAGE {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -225,7 +307,7 @@ fn send(
     if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)) {
         return Err(io::ErrorKind::OutOfMemory.into());
     }
-    let flags = SendFlags::NOSIGNAL;
+    let flags = flags | SendFlags::NOSIGNAL;
     sendmsg(socket, &[IoSlice::new(&bytes)], &mut ancillary, flags)?;
     Ok(())
 }

@@ -22,8 +22,10 @@ use crate::{Drain, Heartbeat, Metrics, Readiness, Setting, Settings};
 /// What the admin server shows.
 #[derive(Debug, Clone)]
 pub struct Admin {
-    /// For `/livez`.
+    /// The main loop's, for `/livez`.
     pub heartbeat: Heartbeat,
+    /// Those of other loops, by what they are called, for `/livez` too.
+    pub others: Vec<(&'static str, Heartbeat)>,
     /// For `/readyz`.
     pub readiness: Readiness,
     /// For `/metrics`.
@@ -145,12 +147,17 @@ async fn bind(address: SocketAddr, drain: &Drain) -> Option<TcpListener> {
 }
 
 async fn live(State(admin): State<Admin>) -> Response {
-    match admin.heartbeat.stalled() {
-        None => "ok\n".into_response(),
-        Some(since) => {
-            let text = format!("the main loop has not turned for {} s\n", since.as_secs());
-            (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
-        }
+    let main = [("main loop", &admin.heartbeat)];
+    let others = admin.others.iter().map(|(name, heart)| (*name, heart));
+    let stalled = |(name, heart): (&str, &Heartbeat)| {
+        let seconds = heart.stalled()?.as_secs();
+        Some(format!("the {name} has not turned for {seconds} s\n"))
+    };
+    let text: String = main.into_iter().chain(others).filter_map(stalled).collect();
+    if text.is_empty() {
+        "ok\n".into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
     }
 }
 

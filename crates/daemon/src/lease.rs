@@ -5,7 +5,7 @@ use std::time::Duration;
 use k8s_openapi::api::coordination::v1::{Lease as LeaseObject, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, PostParams};
+use kube::api::{Api, DeleteParams, PostParams};
 use kube::{Client, Error};
 use strait_api::names::GATEWAY_LEASE;
 use strait_core::gateway::election::{Answered, Lease, LeaseOperation, Record};
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::Metrics;
 use crate::kube::describe;
-use crate::objects::MANAGER;
+use crate::objects::{MANAGER, there_was};
 
 /// Carries out operations on the Lease of this namespace until either end is gone; each is answered, and given up after `limit`.
 pub fn start(
@@ -57,6 +57,15 @@ pub fn start(
         }
     });
     (sender, receiver)
+}
+
+/// Removes it, whoever holds it; whether there was one. For the last gateway of a cluster.
+///
+/// # Errors
+/// What the server says.
+pub async fn remove(client: &Client, namespace: &str) -> Result<bool, Error> {
+    let api: Api<LeaseObject> = Api::namespaced(client.clone(), namespace);
+    there_was(api.delete(GATEWAY_LEASE, &DeleteParams::default()).await)
 }
 
 struct Keeper {

@@ -139,9 +139,9 @@ impl<I> Driver<I> {
         let results = self.finder.results();
         for (key, path) in &results {
             if self.told.get(key) != Some(path) {
-                let (cluster, family) = (&key.cluster, key.family);
+                let (cluster, cable, family) = (&key.cluster, &key.cable_name, key.family);
                 let (ip, nat, state) = (path.ip, path.nat, path.state.name());
-                tracing::info!(%cluster, %family, %ip, nat, state, "the way to another gateway");
+                tracing::info!(%cluster, cable, %family, %ip, nat, state, "the way to another gateway");
             }
         }
         self.gauges.set(&self.told, &results);

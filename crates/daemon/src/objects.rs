@@ -232,11 +232,7 @@ pub async fn delete(client: &Client, key: &ObjectKey) -> Result<bool, WriteError
             resource_version: there.metadata.resource_version,
         });
     }
-    match api.delete(&key.name, &params).await {
-        Err(Error::Api(status)) if status.code == 404 => Ok(false),
-        Err(error) => Err(error.into()),
-        Ok(_) => Ok(true),
-    }
+    Ok(there_was(api.delete(&key.name, &params).await)?)
 }
 
 /// Removes an Endpoint, unless it tells of a newer turn; whether it was removed.
@@ -261,11 +257,7 @@ pub async fn supersede(client: &Client, key: &ObjectKey, by: &Turn) -> Result<bo
         uid: there.metadata.uid,
         resource_version: there.metadata.resource_version,
     });
-    match api.delete(&key.name, &params).await {
-        Err(Error::Api(status)) if status.code == 404 => Ok(false),
-        Err(error) => Err(error.into()),
-        Ok(_) => Ok(true),
-    }
+    Ok(there_was(api.delete(&key.name, &params).await)?)
 }
 
 /// Removes all objects of a kind without namespaces that carry the label of [`Kind::mark`], and gives their keys; none where
@@ -298,6 +290,15 @@ pub async fn list(client: &Client, kind: Kind, namespace: &str) -> Result<Vec<Ob
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &kind.resource());
     let list = api.list(&ListParams::default()).await?;
     Ok(list.items.iter().map(|o| Object::read(kind, o)).collect())
+}
+
+/// Whether there was what was to be removed.
+pub(crate) fn there_was<T>(removed: Result<T, Error>) -> Result<bool, Error> {
+    match removed {
+        Err(Error::Api(status)) if status.code == 404 => Ok(false),
+        Err(error) => Err(error),
+        Ok(_) => Ok(true),
+    }
 }
 
 fn api(client: &Client, key: &ObjectKey) -> Api<DynamicObject> {

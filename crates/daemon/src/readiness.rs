@@ -10,6 +10,7 @@ use strait_core::{Holding, Severity};
 use tokio::sync::watch;
 
 use crate::Metrics;
+use crate::holder::Pulse;
 
 /// What holds, by name.
 pub type Conditions = BTreeMap<&'static str, Holding>;
@@ -123,13 +124,19 @@ fn ready(conditions: &Conditions) -> bool {
         .all(|holding| holding.severity != Severity::NotReady)
 }
 
-/// Tells whether a main loop still turns. Clones share one state.
+/// Tells whether a loop still turns. Clones share one state.
 #[derive(Debug, Clone)]
 pub struct Heartbeat {
     start: Instant,
     last: Arc<AtomicU64>,
+    turns: Arc<AtomicU64>,
     deadline: Duration,
+    pulse: Option<Pulse>,
+    told: Arc<AtomicU64>,
 }
+
+/// How often a parent process is told at most, in milliseconds: it looks once a second.
+const TELL: u64 = 500;
 
 impl Heartbeat {
     /// After how long without a beat a loop counts as stalled.
@@ -141,14 +148,36 @@ impl Heartbeat {
         Self {
             start: Instant::now(),
             last: Arc::new(AtomicU64::new(0)),
+            turns: Arc::new(AtomicU64::new(0)),
             deadline,
+            pulse: None,
+            told: Arc::new(AtomicU64::new(0)),
         }
     }
 
-    /// The loop turned.
+    /// One that the process's parent is told of too, if there is such.
+    #[must_use]
+    pub fn felt(self, pulse: Option<Pulse>) -> Self {
+        Self { pulse, ..self }
+    }
+
+    /// The loop turned. To be called by the loop itself, at least once a second.
     pub fn beat(&self) {
         let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last.store(now, Ordering::Relaxed);
+        let turns = self.turns.fetch_add(1, Ordering::Relaxed);
+        if let Some(pulse) = &self.pulse
+            && (turns == 0 || self.told.load(Ordering::Relaxed) + TELL <= now)
+        {
+            self.told.store(now, Ordering::Relaxed);
+            pulse.tell();
+        }
+    }
+
+    /// How often the loop has turned.
+    #[must_use]
+    pub fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
     }
 
     /// For how long the loop has been stalled; `None` while it turns.

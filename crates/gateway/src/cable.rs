@@ -7,11 +7,11 @@ use std::time::{Duration, SystemTime};
 use strait_api::names::CABLE_WIREGUARD;
 use strait_cable::{Choice, Device, KeyError, Keys, Kind, Preshared, PrivateKey, Rotation};
 use strait_core::gateway::{self, Input, KeyStep, Tunnel, Tunnels};
-use strait_daemon::Metrics;
+use strait_daemon::{Heartbeat, Metrics};
 use strait_host::WireGuard;
 use tokio::runtime;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use crate::gauges::Gauges;
 use crate::held::Held;
@@ -54,6 +54,7 @@ impl Cable {
     pub(crate) fn start(
         settings: Settings,
         held: Option<Held>,
+        heart: Heartbeat,
         metrics: Metrics,
         gauges: Gauges,
         inputs: mpsc::Sender<Input>,
@@ -64,12 +65,13 @@ impl Cable {
             .enable_time()
             .build()?;
         let keep = async move {
-            let (device, opened) = open(&settings, held, &inputs).await;
+            let (device, opened) = open(&settings, held, &heart, &inputs).await;
             let keeper = Keeper {
                 device,
                 opened,
                 state: settings.state,
                 problem: None,
+                heart,
                 metrics,
                 gauges,
                 inputs,
@@ -111,6 +113,7 @@ pub(crate) fn kind(settings: &Settings, is_held: bool) -> Kind {
 async fn open(
     settings: &Settings,
     mut held: Option<Held>,
+    heart: &Heartbeat,
     inputs: &mpsc::Sender<Input>,
 ) -> (Box<dyn Device>, gateway::Device) {
     let mut pause = RETRY;
@@ -125,7 +128,11 @@ async fn open(
         };
         tracing::warn!(error = %why, "no WireGuard device; it is tried again");
         let _ = inputs.send(Input::Device(Err(why))).await;
-        sleep(pause).await;
+        let again = Instant::now() + pause;
+        while Instant::now() < again {
+            heart.beat();
+            sleep_until(again.min(Instant::now() + LOOK)).await;
+        }
         pause = (pause * 2).min(LONGEST);
     }
 }
@@ -174,6 +181,7 @@ struct Keeper {
     state: PathBuf,
     /// Why the key can't be changed.
     problem: Option<String>,
+    heart: Heartbeat,
     metrics: Metrics,
     gauges: Gauges,
     inputs: mpsc::Sender<Input>,
@@ -184,6 +192,7 @@ impl Keeper {
     async fn run(mut self, mut orders: watch::Receiver<Orders>) {
         let mut look = Instant::now();
         loop {
+            self.heart.beat();
             tokio::select! {
                 changed = orders.changed() => if changed.is_err() {
                     return;

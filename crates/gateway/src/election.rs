@@ -1,6 +1,7 @@
 //! The election as a thread: the direct watch's sockets, and the Lease. It has a thread of its own, lest a pass of the main loop
 //! be taken for silence.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -10,18 +11,33 @@ use strait_core::gateway::election::Answered;
 use strait_core::gateway::election::{Election, Input, LeaseOperation, Output, Settings};
 use strait_core::gateway::{self, Known, Standing};
 use strait_core::hello::Refusal;
+use strait_core::silence::{LOOK, Silence};
+use strait_daemon::engine::replace;
 use strait_daemon::hello::{Dropped, Finding, Sockets, random, secrets};
-use strait_daemon::{Drain, Metrics, lease};
+use strait_daemon::{Drain, Heartbeat, Metrics, lease};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{sleep, sleep_until};
+use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 
 /// How long one that has handed over goes on: what is under way to it still gets through a device that ends with it.
 const LINGER: Duration = Duration::from_secs(1);
 /// How long the loop sleeps at most.
 const LONG: Duration = Duration::from_secs(3600);
+/// A main loop that has not turned for so long publishes and follows nothing: another gateway is to carry the traffic. Less than what a parent
+/// process waits for, so that a hand-over comes before a kill.
+const STILL: Duration = Duration::from_secs(5);
+
+/// What the election follows of the process that it is a part of.
+pub(crate) struct Process<'a> {
+    /// When it ends, this gateway hands over.
+    pub(crate) drain: &'a Drain,
+    /// Is ended when it has.
+    pub(crate) over: &'a Drain,
+    /// The main loop's. While that stands still, this gateway hands over too.
+    pub(crate) heart: Heartbeat,
+}
 
 /// Takes part in the election of this cluster, with what was sent last, until the process ends; what comes of it is an input of
-/// `to`. When `drain` ends it hands over, then ends `over`.
+/// `to`.
 ///
 /// # Errors
 /// If there can be no such thread.
@@ -30,12 +46,12 @@ pub(crate) fn start(
     client: &Client,
     namespace: &str,
     metrics: &Metrics,
-    drain: &Drain,
-    over: &Drain,
+    process: Process<'_>,
     to: mpsc::Sender<gateway::Input>,
 ) -> anyhow::Result<watch::Sender<Option<Known>>> {
     let (known, orders) = watch::channel(None);
     let (standing, mut told) = watch::channel(Standing::default());
+    let (heard, mut others) = watch::channel(BTreeSet::new());
     let limit = settings.renew_deadline;
     let (operations, answers) = lease::start(client.clone(), namespace, limit, metrics.clone());
     let member = Member {
@@ -43,11 +59,13 @@ pub(crate) fn start(
         dropped: Dropped::new(metrics.clone()),
         election: Election::new(settings, random()),
         begun: Instant::now(),
+        main_loop: MainLoop::new(process.heart),
         operations,
         standing,
+        heard,
     };
     let secrets = secrets(client.clone(), namespace, Finding::OrMake);
-    let (drain, over) = (drain.clone(), over.clone());
+    let (drain, over) = (process.drain.clone(), process.over.clone());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -59,6 +77,15 @@ pub(crate) fn start(
             over.end();
         })
         .context("a thread for the election")?;
+    let inputs = to.clone();
+    tokio::spawn(async move {
+        while others.changed().await.is_ok() {
+            let heard = others.borrow_and_update().clone();
+            if inputs.send(gateway::Input::Heard(heard)).await.is_err() {
+                return;
+            }
+        }
+    });
     tokio::spawn(async move {
         while told.changed().await.is_ok() {
             let standing = told.borrow_and_update().clone();
@@ -75,8 +102,10 @@ struct Member {
     sockets: Sockets,
     dropped: Dropped,
     begun: Instant,
+    main_loop: MainLoop,
     operations: mpsc::UnboundedSender<LeaseOperation>,
     standing: watch::Sender<Standing>,
+    heard: watch::Sender<BTreeSet<String>>,
 }
 
 impl Member {
@@ -89,6 +118,8 @@ impl Member {
     ) {
         let mut leaving = false;
         let mut known = Known::default();
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let next = self.election.deadline().map(|Time(at)| self.begun + at);
             let wake = [next, self.sockets.retry_at()].into_iter().flatten().min();
@@ -109,6 +140,10 @@ impl Member {
                     leaving = true;
                     self.feed(Input::Leave);
                 }
+                _ = looks.tick(), if !leaving => {
+                    let input = self.main_loop.look();
+                    input.into_iter().for_each(|input| self.feed(input));
+                }
                 () = self.sockets.readable() => {}
                 () = sleep_until(wake.unwrap_or_else(|| Instant::now() + LONG).into()) => {}
             }
@@ -116,7 +151,7 @@ impl Member {
             self.receive();
             self.feed(Input::Tick);
             self.tell();
-            if self.election.is_over(self.now()) {
+            if leaving && self.election.is_over(self.now()) {
                 if *self.standing.borrow() == Standing::Standby {
                     sleep(LINGER).await;
                 }
@@ -172,6 +207,7 @@ impl Member {
 
     fn tell(&mut self) {
         self.dropped.tell(self.election.refused());
+        replace(&self.heard, self.election.companions(self.now()));
         let standing = self.election.standing(self.now());
         let newest = self.election.newest();
         self.standing.send_if_modified(|told| {
@@ -192,5 +228,71 @@ impl Member {
             }
             changed
         });
+    }
+}
+
+/// Whether the main loop turns.
+struct MainLoop {
+    heart: Heartbeat,
+    turns: u64,
+    silence: Silence,
+    still: bool,
+}
+
+impl MainLoop {
+    fn new(heart: Heartbeat) -> Self {
+        Self {
+            heart,
+            turns: 0,
+            silence: Silence::default(),
+            still: false,
+        }
+    }
+
+    /// What follows for the election, once a [`LOOK`]. One that has not begun yet stands for nothing.
+    fn look(&mut self) -> Option<Input> {
+        let turns = self.heart.turns();
+        if turns != self.turns {
+            self.turns = turns;
+            self.silence.heard();
+            if std::mem::take(&mut self.still) {
+                tracing::info!("the main loop turns again");
+                return Some(Input::Stay);
+            }
+        } else if turns > 0 && self.silence.look() >= STILL && !self.still {
+            self.still = true;
+            tracing::warn!(
+                "the main loop has not turned for {STILL:?}: this gateway hands over, and carries no traffic until it turns again"
+            );
+            return Some(Input::Leave);
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_main_loop_that_stands_still_hands_over_once_and_stays_when_it_turns_again() {
+        let heart = Heartbeat::default();
+        let mut main_loop = MainLoop::new(heart.clone());
+        let mut looks = |count| {
+            let inputs: Vec<Input> = (0..count).filter_map(|_| main_loop.look()).collect();
+            format!("{inputs:?}")
+        };
+        assert_eq!(looks(20), "[]", "it has not begun");
+        for _ in 0..20 {
+            heart.beat();
+            assert_eq!(looks(1), "[]");
+        }
+        assert_eq!(looks(4), "[]");
+        assert_eq!(looks(1), "[Leave]");
+        assert_eq!(looks(20), "[]");
+        heart.beat();
+        assert_eq!(looks(1), "[Stay]");
+        assert_eq!(looks(4), "[]");
+        assert_eq!(looks(1), "[Leave]");
     }
 }

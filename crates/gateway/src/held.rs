@@ -9,6 +9,7 @@ use std::process::{ExitCode, ExitStatus, exit};
 
 use anyhow::Context;
 use strait_cable::Kind;
+use strait_daemon::Heartbeat;
 use strait_daemon::holder::{self, Holder};
 
 use crate::cable;
@@ -28,6 +29,15 @@ pub(crate) struct Held {
     pub(crate) holder: Parent,
     /// What it has of a predecessor.
     pub(crate) descriptors: BTreeMap<String, OwnedFd>,
+}
+
+/// The heart of a loop, which a parent feels if there is one.
+///
+/// # Errors
+/// If there is no descriptor left.
+pub(crate) fn heart(held: Option<&Held>, part: &'static str) -> io::Result<Heartbeat> {
+    let pulse = held.map(|held| held.holder.0.pulse(part)).transpose()?;
+    Ok(Heartbeat::new(Heartbeat::DEADLINE).felt(pulse))
 }
 
 /// The way to the parent.

@@ -1,15 +1,16 @@
 //! Watches of the cluster's and the broker's API servers, as inputs of the state; and the heartbeat.
 
-use std::collections::BTreeMap;
-use std::future::ready;
-use std::time::SystemTime;
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
+use std::time::{Instant, SystemTime};
 
 use futures::StreamExt;
 use kube::Client;
 use strait_api::gateway::GatewayStatus;
+use strait_api::names::ANNOTATION_UPDATE_TIMESTAMP;
 use strait_api::{Cluster, Endpoint, EndpointSpec, Kind, Node};
-use strait_core::gateway::{HEARTBEAT, Input, Settings};
-use strait_core::{Entry, Event};
+use strait_core::gateway::{HEARTBEAT, Input, Seen, Settings, Signs};
+use strait_core::{Entry, Event, Time};
 use strait_daemon::engine::forward;
 use strait_daemon::objects::events;
 use tokio::sync::mpsc;
@@ -41,15 +42,54 @@ pub(crate) fn start(
     forward(endpoints(broker, remote).map(Input::BrokerEndpoints), to);
     let nodes = events(cluster, Kind::Node, None, |o| Node::parse(&o));
     forward(nodes.map(Input::Nodes), to);
-    let gateways = events(cluster, Kind::Gateway, local, |o| {
-        let status: GatewayStatus = o.section("status")?;
-        Ok(status.local_endpoint)
-    });
-    // Each is written every few seconds, and mostly says the same.
+    tokio::spawn(gateways(cluster.clone(), settings.clone(), to.clone()));
+}
+
+/// Gateway objects: each is written every few seconds, and mostly says the same.
+async fn gateways(cluster: Client, settings: Settings, to: mpsc::Sender<Input>) {
+    let namespace = Some(settings.namespace.as_str());
+    let mut all = pin!(events(&cluster, Kind::Gateway, namespace, |o| {
+        let status = o.section::<GatewayStatus>("status");
+        Ok(Seen {
+            beat: o.annotations.get(ANNOTATION_UPDATE_TIMESTAMP).cloned(),
+            spec: status.map(|status| status.local_endpoint),
+        })
+    }));
+    let begun = Instant::now();
+    let mut signs = Signs::new(&settings.hostname);
+    let mut silent = BTreeSet::new();
     let mut known = BTreeMap::new();
-    let news =
-        gateways.filter_map(move |event| ready(Some(event).filter(|e| is_news(&mut known, e))));
-    forward(news.map(Input::Gateways), to);
+    while let Some(event) = all.next().await {
+        let now = Time(begun.elapsed());
+        signs.look(&event, now);
+        let mut inputs = Vec::new();
+        if signs.silent(now) != silent {
+            silent = signs.silent(now);
+            inputs.push(Input::Silent(silent.clone()));
+        }
+        let specs = specs(event);
+        if is_news(&mut known, &specs) {
+            inputs.push(Input::Gateways(specs));
+        }
+        for input in inputs {
+            if to.send(input).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// What they would publish.
+fn specs(event: Event<Seen>) -> Event<EndpointSpec> {
+    let spec = |seen: Result<Seen, String>| seen.and_then(|seen| seen.spec);
+    match event {
+        Event::Reset(all) => Event::Reset(all.into_iter().map(|(n, s)| (n, spec(s))).collect()),
+        Event::Applied(name, seen) => Event::Applied(name, spec(seen)),
+        Event::Deleted(name) => Event::Deleted(name),
+        Event::Failed(why) => Event::Failed(why),
+        Event::Resumed => Event::Resumed,
+        Event::Absent => Event::Absent,
+    }
 }
 
 /// Whether an event tells something else of a gateway than the one before.

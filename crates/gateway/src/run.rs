@@ -19,7 +19,7 @@ use strait_daemon::http::Admin;
 use strait_daemon::kube::{broker_client, cluster_client};
 use strait_daemon::objects::Annotations;
 use strait_daemon::writer::{self, Report};
-use strait_daemon::{Drain, Heartbeat, Metrics, Readiness, lock, natt, ping};
+use strait_daemon::{Drain, Metrics, Readiness, lock, natt, ping};
 use strait_host::Change;
 use tokio::sync::{mpsc, watch};
 
@@ -36,7 +36,7 @@ const VERIFY: Duration = Duration::from_secs(60);
 /// How often round-trip times are told.
 const HEALTH_REFRESH: Duration = Duration::from_secs(5);
 
-/// Runs until SIGTERM or SIGINT. What is published stays, and so does a cable of the kernel's: a restart leaves no gap. A WireGuard
+/// Runs until SIGTERM or SIGINT. What is published for others stays, and so does a cable of the kernel's: a restart leaves no gap. A WireGuard
 /// device in this process outlives only the process's death, in the hands of a parent, which also runs this.
 ///
 /// # Errors
@@ -59,9 +59,16 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let drain = Drain::on_signals().context("signals can't be received")?;
     let metrics = Metrics::new("gateway");
     let readiness = Readiness::new("starting", &metrics);
-    let heartbeat = Heartbeat::new(Heartbeat::DEADLINE);
+    let heart = |part| held::heart(held.as_ref(), part).context("the way to the parent process");
+    let heartbeat = heart("main loop")?;
+    let cable_heart = heart("cable")?;
+    let has_cable = configuration.cable.is_some();
     let admin = Admin {
         heartbeat: heartbeat.clone(),
+        others: has_cable
+            .then(|| ("cable", cable_heart.clone()))
+            .into_iter()
+            .collect(),
         readiness: readiness.clone(),
         metrics: metrics.clone(),
     };
@@ -92,8 +99,11 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         &cluster,
         &namespace,
         &metrics,
-        &drain,
-        &over,
+        election::Process {
+            drain: &drain,
+            over: &over,
+            heart: heartbeat.clone(),
+        },
         sender.clone(),
     )?;
     let pod = configuration.pod.map(|pod| {
@@ -136,7 +146,16 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         // Before anything is in the kernel, lest the route agent take it for what a dead gateway left.
         cable: {
             lock::hold().await;
-            let start = |settings| Cable::start(settings, held, metrics.clone(), gauges, to_cable);
+            let start = |settings| {
+                Cable::start(
+                    settings,
+                    held,
+                    cable_heart,
+                    metrics.clone(),
+                    gauges,
+                    to_cable,
+                )
+            };
             let cable = configuration.cable.map(start);
             cable.transpose().context("a thread for the cable")?
         },
@@ -154,6 +173,7 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     .context("netlink")?
     .run(&over, |pass| gateway.carry_out(pass))
     .await;
+    gateway.status.remove().await;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -175,7 +195,7 @@ struct Gateway {
     discovery: watch::Sender<Wanted>,
     public: watch::Sender<Ask>,
     health: watch::Sender<BTreeSet<Target>>,
-    status: watch::Sender<Option<strait_api::Object>>,
+    status: status::Status,
     local: watch::Sender<Vec<ObjectChange>>,
     broker: watch::Sender<Vec<ObjectChange>>,
     cable: Option<Cable>,
@@ -205,7 +225,7 @@ impl Gateway {
         replace(&self.broker, plan.broker);
         if let Some(object) = &mut plan.gateway {
             tell(object, &pass.conditions);
-            replace(&self.status, plan.gateway);
+            replace(&self.status.wanted, plan.gateway);
         }
     }
 }

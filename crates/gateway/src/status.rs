@@ -8,8 +8,9 @@ use serde_json::Value;
 use strait_api::Object;
 use strait_api::names::ANNOTATION_UPDATE_TIMESTAMP;
 use strait_daemon::Metrics;
-use strait_daemon::objects::{Annotations, WriteError, annotate, put};
+use strait_daemon::objects::{Annotations, WriteError, annotate, delete, put};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::gauges::Gauges;
@@ -23,17 +24,46 @@ const REFRESH: Duration = Duration::from_secs(30);
 /// The least time between two writes.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Writes the newest object that was sent, and its heartbeat; tells of it in metrics.
-pub(crate) fn start(
+/// How long removing it at the end may take.
+const REMOVE: Duration = Duration::from_secs(1);
+
+/// The way to who keeps it.
+pub(crate) struct Status {
+    pub(crate) wanted: watch::Sender<Option<Object>>,
     client: Client,
-    metrics: Metrics,
-    gauges: Gauges,
-) -> watch::Sender<Option<Object>> {
-    let (sender, mut receiver) = watch::channel::<Option<Object>>(None);
-    tokio::spawn(async move {
+    keeper: JoinHandle<()>,
+}
+
+impl Status {
+    /// Removes the object, for this gateway ends: nobody would keep it true. Where the API server does not answer soon it stays,
+    /// and the gateway that carries the traffic then removes it.
+    pub(crate) async fn remove(self) {
+        let key = self.wanted.borrow().as_ref().map(|o| o.key.clone());
+        let Some(key) = key else {
+            return;
+        };
+        // Nothing of it is under way after this.
+        drop(self.wanted);
+        let removed = timeout(REMOVE, async {
+            let _ = self.keeper.await;
+            delete(&self.client, &key).await
+        });
+        match removed.await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the Gateway object can't be removed"),
+            Err(_) => tracing::warn!("the Gateway object can't be removed in time"),
+        }
+    }
+}
+
+/// Writes the newest object that was sent, and its heartbeat; tells of it in metrics.
+pub(crate) fn start(client: Client, metrics: Metrics, gauges: Gauges) -> Status {
+    let (wanted, mut receiver) = watch::channel::<Option<Object>>(None);
+    let api = client.clone();
+    let keeper = tokio::spawn(async move {
         let mut told = false;
         let mut writer = Writer {
-            client,
+            client: api,
             written: None,
             beat: None,
         };
@@ -64,7 +94,11 @@ pub(crate) fn start(
             }
         }
     });
-    sender
+    Status {
+        wanted,
+        client,
+        keeper,
+    }
 }
 
 struct Writer {

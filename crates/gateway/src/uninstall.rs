@@ -7,14 +7,16 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 use kube::Client;
-use strait_api::names::NAMESPACE;
+use strait_api::names::{GATEWAY_LEASE, HELLO_SECRET, NAMESPACE};
 use strait_api::{ClusterId, Kind, Object, ObjectKey, valid_name};
-use strait_core::gateway::{identity, owner, uninstalled};
+use strait_core::gateway::{other_gateways, owner, uninstalled};
+use strait_daemon::hello::remove_secret;
 use strait_daemon::kube::{BrokerSettings, broker_client, cluster_client};
 use strait_daemon::lock::GatewayLock;
 use strait_daemon::member::hostname;
 use strait_daemon::objects::{delete, list};
-use strait_daemon::{Settings, logs, uninstall};
+use strait_daemon::{Settings, lease, logs, uninstall};
+use tokio::time::timeout;
 
 use crate::settings::TABLE;
 
@@ -50,89 +52,190 @@ pub(crate) async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     if done.is_empty() && outcome.is_ok() {
         writeln!(out, "nothing of the gateway was on this node")?;
     }
-    // The cluster knows which objects on the broker are its own, if another has its id.
-    let (local, identity) = from_cluster(&settings).await;
-    let broker = from_broker(matches, identity.as_deref()).await;
-    for line in local.into_iter().chain(broker) {
+    // The cluster knows which objects on the broker are its own, if another has its id, and whether another gateway keeps them.
+    let cluster = from_cluster(&settings).await;
+    let broker = if cluster.others {
+        Vec::new()
+    } else {
+        from_broker(matches, cluster.identity).await
+    };
+    for line in cluster.lines.into_iter().chain(broker) {
         writeln!(out, "{line}")?;
     }
     outcome?;
     Ok(())
 }
 
-/// The Gateway object of this node, and all Clusters and Endpoints; also this cluster's identity.
-async fn from_cluster(settings: &Settings) -> (Vec<String>, Option<String>) {
+/// What became of the objects in the cluster.
+#[derive(Default)]
+struct Removed {
+    /// A line for each that was removed, and one for what was left.
+    lines: Vec<String>,
+    /// This cluster's identity.
+    identity: Option<String>,
+    /// Whether the cluster has other gateways.
+    others: bool,
+}
+
+/// The Gateway object of this node. Clusters, Endpoints, the Lease and the secret are all gateways': the last one takes them with it.
+async fn from_cluster(settings: &Settings) -> Removed {
+    let mut removed = Removed::default();
     let kubeconfig = settings.raw("KUBECONFIG").filter(|k| !k.is_empty());
     // Whoever calls it by hand may mean the node only.
     if kubeconfig.is_none() && std::env::var_os("KUBERNETES_SERVICE_HOST").is_none() {
-        return Default::default();
+        return removed;
     }
     let namespace = settings.raw("SUBMARINER_NAMESPACE").unwrap_or(NAMESPACE);
     let client = match cluster_client(kubeconfig.map(PathBuf::from).as_deref()).await {
         Ok(client) => client,
         Err(error) => {
             tracing::warn!(%error, "objects in the cluster can't be removed");
-            return Default::default();
+            return removed;
         }
     };
-    let gateway = hostname().map(|name| ObjectKey {
+    let own = ObjectKey {
         kind: Kind::Gateway,
         namespace: namespace.to_owned(),
-        name: valid_name(&name),
-    });
-    let all = |there: &[Object]| uninstalled(there, None, None);
-    remove("cluster", &client, namespace, all, gateway).await
+        name: hostname().map_or_else(String::new, |name| valid_name(&name)),
+    };
+    let left = vec![
+        own.to_string(),
+        "if no other gateway is left, Clusters and Endpoints".to_owned(),
+        shared(namespace),
+    ];
+    let mut sweep = Sweep::new("cluster", client, namespace, left);
+    let Removed {
+        identity, others, ..
+    } = &mut removed;
+    let work = async |sweep: &mut Sweep| {
+        let there = sweep
+            .list(&[Kind::Gateway, Kind::Endpoint, Kind::Cluster])
+            .await?;
+        *identity = strait_core::gateway::identity(&there).map(str::to_owned);
+        let names = other_gateways(&there, &own).join(", ");
+        *others = !names.is_empty();
+        let (gateways, rest): (Vec<Object>, Vec<Object>) = there
+            .into_iter()
+            .partition(|object| object.key.kind == Kind::Gateway);
+        let mut keys: Vec<ObjectKey> = gateways.into_iter().map(|object| object.key).collect();
+        keys.retain(|key| *key == own);
+        if *others {
+            let line = format!("left what is of the cluster's other gateways too: {names}");
+            sweep.lines.push(line);
+            return sweep.delete(keys, None).await;
+        }
+        keys.extend(uninstalled(&rest, None, None));
+        sweep.delete(keys, Some(shared(namespace))).await?;
+        sweep.delete_shared().await
+    };
+    removed.lines = sweep.run(work).await;
+    removed
 }
 
 /// This cluster's objects, if it is told where the broker is.
-async fn from_broker(matches: &ArgMatches, identity: Option<&str>) -> Vec<String> {
+async fn from_broker(matches: &ArgMatches, identity: Option<String>) -> Vec<String> {
     let mut settings = Settings::read(matches, &TABLE);
     let cluster = settings.parse("SUBMARINER_CLUSTERID", str::parse::<ClusterId>);
     let (Ok(broker), Ok(cluster)) = (BrokerSettings::read(&mut settings), cluster) else {
         return Vec::new();
     };
-    match broker_client(&broker) {
-        Ok(client) => {
-            let own = |there: &[Object]| uninstalled(there, Some(&cluster), identity);
-            let removed = remove("broker", &client, &broker.namespace, own, None);
-            removed.await.0
-        }
+    let client = match broker_client(&broker) {
+        Ok(client) => client,
         Err(error) => {
             tracing::warn!(%error, "objects on the broker can't be removed");
-            Vec::new()
+            return Vec::new();
         }
-    }
+    };
+    let left = vec![format!("Clusters and Endpoints of {cluster}")];
+    let mut sweep = Sweep::new("broker", client, &broker.namespace, left);
+    let work = async |sweep: &mut Sweep| {
+        let there = sweep.list(&[Kind::Endpoint, Kind::Cluster]).await?;
+        let keys = uninstalled(&there, Some(&cluster), identity.as_deref());
+        sweep.delete(keys, None).await
+    };
+    sweep.run(work).await
 }
 
-/// Removes objects from a server, as far as it answers in time; a line for each. Also the identity of the cluster that is found there.
-async fn remove(
+/// What gateways of a cluster have together, beside Clusters and Endpoints.
+fn shared(namespace: &str) -> String {
+    format!("Lease {namespace}/{GATEWAY_LEASE} and Secret {namespace}/{HELLO_SECRET}")
+}
+
+/// Removes objects from a server.
+struct Sweep {
     server: &'static str,
-    client: &Client,
-    namespace: &str,
-    which: impl Fn(&[Object]) -> Vec<ObjectKey>,
-    first: Option<ObjectKey>,
-) -> (Vec<String>, Option<String>) {
-    let mut lines = Vec::new();
-    let mut found = None;
-    let removed = tokio::time::timeout(API_PATIENCE, async {
-        let mut there = Vec::new();
-        for kind in [Kind::Gateway, Kind::Endpoint, Kind::Cluster] {
-            there.extend(list(client, kind, namespace).await?);
+    client: Client,
+    namespace: String,
+    /// What was removed.
+    lines: Vec<String>,
+    /// What is still to go.
+    left: Vec<String>,
+}
+
+impl Sweep {
+    fn new(server: &'static str, client: Client, namespace: &str, left: Vec<String>) -> Self {
+        Self {
+            server,
+            client,
+            namespace: namespace.to_owned(),
+            lines: Vec::new(),
+            left,
         }
-        found = identity(&there).map(str::to_owned);
-        let gateway = first.filter(|key| there.iter().any(|o| o.key == *key));
-        there.retain(|object| object.key.kind != Kind::Gateway);
-        for key in gateway.into_iter().chain(which(&there)) {
-            if delete(client, &key).await? {
-                lines.push(format!("removed {key} from the {server}"));
-            }
-        }
-        anyhow::Ok(())
-    });
-    match removed.await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(server, %error, "not all objects can be removed"),
-        Err(_) => tracing::warn!(server, "does not answer: not all objects could be removed"),
     }
-    (lines, found)
+
+    /// Does this, as far as the server answers in time; what was done, and what was not.
+    async fn run(
+        &mut self,
+        work: impl AsyncFnOnce(&mut Self) -> anyhow::Result<()>,
+    ) -> Vec<String> {
+        let why = match timeout(API_PATIENCE, work(self)).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(format!("{error:#}")),
+            Err(_) => Some(format!("no answer within {API_PATIENCE:?}")),
+        };
+        let mut lines = std::mem::take(&mut self.lines);
+        lines.extend(why.map(|why| {
+            let (server, left) = (self.server, self.left.join("; "));
+            format!("not removed from the {server} ({why}): {left}")
+        }));
+        lines
+    }
+
+    async fn list(&self, kinds: &[Kind]) -> anyhow::Result<Vec<Object>> {
+        let mut there = Vec::new();
+        for kind in kinds {
+            there.extend(list(&self.client, *kind, &self.namespace).await?);
+        }
+        Ok(there)
+    }
+
+    /// Removes these; `after` is what is to go after them.
+    async fn delete(&mut self, keys: Vec<ObjectKey>, after: Option<String>) -> anyhow::Result<()> {
+        self.left = keys.iter().map(ToString::to_string).chain(after).collect();
+        for key in keys {
+            let there_was = delete(&self.client, &key).await?;
+            self.gone(&key.to_string(), there_was);
+        }
+        Ok(())
+    }
+
+    /// Removes the Lease and the secret.
+    async fn delete_shared(&mut self) -> anyhow::Result<()> {
+        let lease = format!("Lease {}/{GATEWAY_LEASE}", self.namespace);
+        let secret = format!("Secret {}/{HELLO_SECRET}", self.namespace);
+        self.left = vec![lease.clone(), secret.clone()];
+        let there_was = lease::remove(&self.client, &self.namespace).await?;
+        self.gone(&lease, there_was);
+        let there_was = remove_secret(&self.client, &self.namespace).await?;
+        self.gone(&secret, there_was);
+        Ok(())
+    }
+
+    fn gone(&mut self, what: &str, there_was: bool) {
+        self.left.retain(|left| left != what);
+        if there_was {
+            self.lines
+                .push(format!("removed {what} from the {}", self.server));
+        }
+    }
 }

@@ -40,6 +40,7 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     let heartbeat = Heartbeat::new(Heartbeat::DEADLINE);
     let admin = Admin {
         heartbeat: heartbeat.clone(),
+        others: Vec::new(),
         readiness: readiness.clone(),
         metrics: metrics.clone(),
     };

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::joined;
 use serde_json::Value;
-use strait_lab::{Cable, Flow, FlowReport, Lab, Options, Probe, Role};
+use strait_lab::{Cable, Flow, FlowReport, Lab, Nat, Options, Probe, Role};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const SUBMARINER: &str = "/apis/submariner.io/v1/namespaces/submariner-operator";
@@ -412,4 +412,141 @@ fn published_of(lab: &Lab, cluster: &str) -> String {
     let own = all.iter().find(|e| e["spec"]["cluster_id"] == cluster);
     let name = own.expect("an Endpoint")["spec"]["hostname"].as_str();
     name.expect("a name").to_owned()
+}
+
+/// Gateway objects of east by name: what they say that they are, and whether they tell of connections.
+fn objects(lab: &Lab) -> Vec<(String, String, bool)> {
+    let all = list(lab, "east", &format!("{SUBMARINER}/gateways"));
+    let of = |object: &Value| {
+        let text = |value: &Value| value.as_str().unwrap_or("").to_owned();
+        let connections = object["status"]["connections"].as_array();
+        (
+            text(&object["metadata"]["name"]),
+            text(&object["status"]["haStatus"]),
+            connections.is_some_and(|all| !all.is_empty()),
+        )
+    };
+    all.iter().map(of).collect()
+}
+
+/// Waits until these are the Gateway objects of east.
+fn objects_become(lab: &Lab, expected: &[(&str, &str, bool)], limit: Duration) {
+    let owned = expected
+        .iter()
+        .map(|(a, b, c)| ((*a).to_owned(), (*b).to_owned(), *c));
+    let expected: Vec<_> = owned.collect();
+    let deadline = Instant::now() + limit;
+    while objects(lab) != expected {
+        assert!(Instant::now() < deadline, "{:?}", objects(lab));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn what_a_gateway_says_of_itself_goes_with_it_however_it_ends() {
+    let lab = lab("failover-objects");
+    let before = one_is_active(&lab, &[FIRST, SECOND]);
+    let after = other(&before);
+    // It removes its own.
+    terminate(&lab, &before);
+    objects_become(&lab, &[(after, "active", true)], PATIENCE);
+    lab.restart(&before, Role::Gateway).expect("it starts");
+    let mut both = [(&*before, "passive", false), (after, "active", true)];
+    both.sort_unstable();
+    objects_become(&lab, &both, PATIENCE);
+    // It can't any more, and the other one does.
+    lab.power_off(after).expect("it is off");
+    let ended = Instant::now();
+    one_is_active(&lab, &[&before]);
+    objects_become(&lab, &[(&before, "active", true)], Duration::from_secs(50));
+    println!("a dead gateway's object went after {:?}", ended.elapsed());
+    // Its last heartbeat was at most five seconds before its end.
+    assert!(ended.elapsed() > Duration::from_secs(24));
+}
+
+/// Holds the first thread of a process as a debugger does, for so many seconds; the others go on.
+const HOLD: &str = r"
+import ctypes, os, sys, time
+trace = ctypes.CDLL(None, use_errno=True).ptrace
+trace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+pid, seconds = int(sys.argv[1]), float(sys.argv[2])
+for what in (0x4206, 0x4207):  # PTRACE_SEIZE, PTRACE_INTERRUPT
+    if trace(what, pid, None, None) != 0:
+        sys.exit(os.strerror(ctypes.get_errno()))
+time.sleep(seconds)
+";
+
+#[test]
+fn one_whose_main_loop_stands_still_hands_over_and_is_not_live() {
+    let lab = lab("failover-still");
+    let before = one_is_active(&lab, &[FIRST, SECOND]);
+    let after = other(&before);
+    let status = lab.status().expect("the lab answers");
+    let of = |p: &&strait_lab::ProcessStatus| p.role == Role::Gateway && p.place == before;
+    let pid = status.processes.iter().find(of).expect("a gateway").pid;
+    let pid = pid.to_string();
+    let report = through(&lab, "main loop held", 0, || {
+        let mut held = lab
+            .command(&before, ["python3", "-c", HOLD, &pid, "15"])
+            .spawn()
+            .expect("python3 runs");
+        assert_eq!(one_is_active(&lab, &[after]), after);
+        assert!(lab.page(&before, Role::Gateway, "/livez").is_err());
+        assert!(held.wait().expect("it ends").success());
+    });
+    gap_within(&report, 500.0);
+    lab.wait_until_joined(PATIENCE).expect("all is well");
+    assert_eq!(one_is_active(&lab, &[FIRST, SECOND]), after);
+    all_is_well(&lab, &[FIRST, SECOND, "east-3"]);
+    // It may be active again.
+    lab.power_off(after).expect("it is off");
+    assert_eq!(one_is_active(&lab, &[&before]), before);
+}
+
+#[test]
+fn behind_nats_the_way_to_a_standby_is_known_before_it_takes_over() {
+    let lab = joined(
+        "failover-nat",
+        Options {
+            gateways: 2,
+            cable: Cable::Wireguard,
+            nat: Nat::FullCone,
+            ..Options::default()
+        },
+    );
+    let before = one_is_active(&lab, &[FIRST, SECOND]);
+    // Both gateways of either cluster have found both of the other one.
+    let deadline = Instant::now() + PATIENCE;
+    let found = |node: &str, of: &str| {
+        let line = format!(
+            "strait_discovery_path{{cluster=\"{of}\",family=\"v4\",state=\"answered\",nat=\"true\"}} 2\n"
+        );
+        let page = lab.page(node, Role::Gateway, "/metrics").expect("metrics");
+        page.contains(&line)
+    };
+    for (node, of) in [
+        ("east-1", "west"),
+        ("east-2", "west"),
+        ("west-1", "east"),
+        ("west-2", "east"),
+    ] {
+        while !found(node, of) {
+            assert!(
+                Instant::now() < deadline,
+                "{node} has not found all of {of}"
+            );
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+    let report = through(
+        &lab,
+        "node without power, WireGuard, full-cone NATs",
+        5,
+        || {
+            lab.power_off(&before).expect("it is off");
+        },
+    );
+    gap_within(&report, 5000.0);
+    one_is_active(&lab, &[other(&before)]);
+    all_is_well(&lab, &[other(&before), "east-3"]);
 }

@@ -284,9 +284,12 @@ fn uninstalling_a_gateway_removes_its_cable_and_what_it_published() {
         "removed Cluster submariner-operator/east from the cluster",
         "removed Endpoint submariner-k8s-broker/east-",
         "removed Cluster submariner-k8s-broker/east from the broker",
+        "removed Lease submariner-operator/submariner-gateway-lock from the cluster",
+        "removed Secret submariner-operator/strait-gateway-hello from the cluster",
     ] {
         assert!(said.contains(part), "no '{part}' in: {said}");
     }
+    assert_eq!(shared(&lab), [false, false]);
     assert!(!link("vxlan-tunnel") && !link("vxlan-tunnel-6"));
     assert_eq!(leftovers(&lab, "east-1"), Vec::<String>::new());
     for kind in ["gateways", "endpoints", "clusters"] {
@@ -307,6 +310,69 @@ fn uninstalling_a_gateway_removes_its_cable_and_what_it_published() {
     }
     lab.wait_until_joined(Duration::from_secs(30))
         .expect("the clusters are joined again");
+}
+
+const NAMESPACE: &str = "submariner-operator";
+
+/// Whether the Lease and the secret of east's gateways are there.
+fn shared(lab: &Lab) -> [bool; 2] {
+    [
+        format!(
+            "/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/submariner-gateway-lock"
+        ),
+        format!("/api/v1/namespaces/{NAMESPACE}/secrets/strait-gateway-hello"),
+    ]
+    .map(|path| lab.api("east", "GET", &path, &Value::Null).is_ok())
+}
+
+#[test]
+fn of_several_gateways_the_last_takes_what_they_share_and_says_what_is_left_where_no_api_answers() {
+    let lab = joined(
+        "several",
+        Options {
+            gateways: 2,
+            ..Options::default()
+        },
+    );
+    let endpoints = || names(&lab, "east", &path("endpoints"));
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while names(&lab, "east", &path("gateways")) != ["east-1", "east-2"] {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let before = endpoints();
+    assert_eq!(before.len(), 2, "{before:?}");
+    lab.kill("east-2", Role::Gateway).expect("it ends");
+    let said = uninstall(&lab, "east-2", Role::Gateway);
+    for part in [
+        "removed Gateway submariner-operator/east-2 from the cluster",
+        "left what is of the cluster's other gateways too: east-1",
+    ] {
+        assert!(said.contains(part), "no '{part}' in: {said}");
+    }
+    for part in ["Endpoint", "Lease", "Secret", "broker"] {
+        assert!(!said.contains(part), "'{part}' in: {said}");
+    }
+    assert_eq!(shared(&lab), [true, true]);
+    assert_eq!(names(&lab, "east", &path("gateways")), ["east-1"]);
+
+    lab.kill("east-1", Role::Gateway).expect("it ends");
+    // It takes connections, and says nothing.
+    lab.stop("control-east", None).expect("it stands still");
+    let said = uninstall(&lab, "east-1", Role::Gateway);
+    for part in [
+        "removed link vxlan-tunnel\n",
+        "not removed from the cluster (no answer within 2s): Gateway submariner-operator/east-1; ",
+        "Lease submariner-operator/submariner-gateway-lock and Secret submariner-operator/strait-gateway-hello",
+    ] {
+        assert!(said.contains(part), "no '{part}' in: {said}");
+    }
+    lab.heal("control-east", None).expect("it goes on");
+    let said = uninstall(&lab, "east-1", Role::Gateway);
+    assert!(said.contains("removed Lease"), "{said}");
+    assert_eq!(shared(&lab), [false, false]);
+    assert_eq!(endpoints(), [""; 0]);
+    assert_eq!(names(&lab, "east", &path("gateways")), [""; 0]);
 }
 
 #[test]

@@ -362,6 +362,41 @@ fn a_key_is_changed_under_traffic_and_no_datagram_is_lost_also_if_the_process_di
 }
 
 #[test]
+fn a_gateway_whose_work_hangs_is_started_again_by_its_parent() {
+    let lab = joined("wghangs", options());
+    let before = link(&lab, "east-1");
+    let log = lab.logs().join("east-1-gateway.log");
+    let hung = || {
+        let text = std::fs::read_to_string(&log).expect("a log");
+        text.matches("the process hangs").count()
+    };
+    let status = lab.status().expect("the lab answers");
+    let of = |p: &&strait_lab::ProcessStatus| p.role == Role::Gateway && p.place == "east-1";
+    let parent = status.processes.iter().find(of).expect("a gateway").pid;
+    let go_on = || {
+        let parent = parent.to_string();
+        let command = ["kill", "-CONT", &parent];
+        lab.exec("east-1", &command).expect("kill");
+    };
+    // Both stand still for longer than the parent waits, then the child alone.
+    lab.stop("east-1", Some(Role::Gateway))
+        .expect("it stands still");
+    sleep(Duration::from_secs(13));
+    go_on();
+    let begun = Instant::now();
+    while hung() == 0 {
+        assert!(begun.elapsed() < PATIENCE, "nobody notices");
+        sleep(Duration::from_millis(50));
+    }
+    println!("it was noticed after {:?}", begun.elapsed());
+    assert!(begun.elapsed() > Duration::from_secs(7));
+    lab.heal_all().expect("all goes on");
+    lab.wait_until_joined(PATIENCE).expect("all is well");
+    assert_all_good(&lab, &ways(lab.topology()));
+    assert_eq!((link(&lab, "east-1"), hung()), (before, 1));
+}
+
+#[test]
 fn a_gateway_that_is_restarted_or_loses_its_parent_joins_again_with_the_same_key() {
     let lab = joined("wgagain", options());
     let key = || {

@@ -92,8 +92,10 @@ pub enum Input {
     Lease(Answered),
     /// A newer turn is told of by an Endpoint of this cluster, here or on the broker.
     Seen(Turn),
-    /// This process is to end.
+    /// This process is to end, or can't follow what happens: another gateway is to carry the traffic.
     Leave,
+    /// It can again, and does not end.
+    Stay,
     /// Time has passed.
     Tick,
 }
@@ -174,7 +176,7 @@ impl Election {
             Role::Active(term) => Standing::Active(term),
             Role::Standby if self.is_superseded() => Standing::Standby,
             Role::Standby => Standing::Unknown(if self.leaving.is_some() {
-                "this one ends".to_owned()
+                "this one ends, or its main loop stands still".to_owned()
             } else if self.claim.is_none() {
                 "this one is not ready to".to_owned()
             } else if self.lease_lost(now).is_some() {
@@ -191,6 +193,13 @@ impl Election {
             .alive(now)
             .filter(|(id, _)| id.kind == Kind::Gateway)
             .map(move |(id, _)| (id.node.as_str(), self.mesh.is_up(id, now)))
+    }
+
+    /// Host names of the other gateways that are heard, and go on.
+    #[must_use]
+    pub fn companions(&self, now: Time) -> BTreeSet<String> {
+        let others = self.others(now).into_iter();
+        others.map(|(_, hostname)| hostname.to_owned()).collect()
     }
 
     /// How many datagrams were dropped, by reason.
@@ -253,6 +262,13 @@ impl Election {
                     self.mesh.hurry(now);
                 }
             }
+            Input::Stay => {
+                if self.leaving.take().is_some() {
+                    self.released = false;
+                    self.mesh.hurry(now);
+                    self.lease.next_at = self.lease.next_at.min(now);
+                }
+            }
             Input::Tick => {}
         }
         self.step(now)
@@ -265,7 +281,9 @@ impl Election {
             self.mesh.deadline(),
             self.lease_deadline(),
             self.asking.as_ref().map(|asking| asking.next),
-            self.leaving.map(|since| since + HAND_OVER),
+            self.leaving
+                .filter(|_| self.role != Role::Standby)
+                .map(|since| since + HAND_OVER),
         ]
         .into_iter()
         .flatten()

@@ -15,6 +15,7 @@ use std::collections::BTreeSet;
 use strait_api::gateway::ConnectionStatus;
 use strait_api::names::BACKEND_PUBLIC_KEY;
 use strait_api::{ClusterId, Endpoint, EndpointSpec, Object, valid_name};
+use strait_host::Key;
 
 use super::objects::{changes, is_own_on_broker, ordered, to_broker, uid};
 use super::plan::Own;
@@ -171,6 +172,21 @@ fn said(spec: &EndpointSpec) -> String {
     format!("gateway {} ({addresses})", spec.hostname)
 }
 
+/// The keys by which a cluster may be heard: its gateway's, the one that it is going to have and the one that it had, and those of gateways that may
+/// have taken its place meanwhile, which who can't reach the broker tells nobody.
+fn keys(endpoint: &Endpoint) -> impl Iterator<Item = Key> {
+    let published = |endpoint: &Endpoint| {
+        let key = endpoint.spec.backend_config.get(BACKEND_PUBLIC_KEY);
+        key.cloned()
+    };
+    let others = endpoint.other_keys.iter();
+    let others = others.flat_map(|others| [others.next.clone(), others.former.clone()]);
+    let standbys = endpoint.standbys.iter().map(published);
+    let all = [published(endpoint)].into_iter().chain(others);
+    let all: Vec<Option<String>> = all.chain(standbys).collect();
+    all.into_iter().flatten().filter_map(|key| key.parse().ok())
+}
+
 /// What is known of the tunnels.
 struct Life<'a> {
     state: &'a State,
@@ -212,11 +228,9 @@ impl<'a> Life<'a> {
             // It has no session: pings are all that can tell.
             Driver::Vxlan => self.down.contains(&endpoint.cluster),
             Driver::WireGuard => {
-                let key = endpoint.spec.backend_config.get(BACKEND_PUBLIC_KEY);
-                let key = key.and_then(|key| key.parse().ok());
-                let tunnel = key.and_then(|key| self.state.tunnels.peers.get(&key));
-                let known = self.state.tunnels.failure.is_none();
-                known && !matches!(tunnel, Some(Tunnel::Connected(_)))
+                let tunnel = |key| self.state.tunnels.peers.get(&key);
+                let up = |key| matches!(tunnel(key), Some(Tunnel::Connected(_)));
+                self.state.tunnels.failure.is_none() && !keys(endpoint).any(up)
             }
         }
     }

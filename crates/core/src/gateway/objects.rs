@@ -141,6 +141,15 @@ pub fn uninstalled(
     changes.iter().map(|change| change.key().clone()).collect()
 }
 
+/// The Gateway objects of other gateways of the cluster, by name. While there are any, what all share is theirs: Clusters, Endpoints, the Lease and the
+/// secret of the direct watch.
+#[must_use]
+pub fn other_gateways<'a>(there: &'a [Object], own: &ObjectKey) -> Vec<&'a str> {
+    let gateways = there.iter().map(|object| &object.key);
+    let others = gateways.filter(|key| key.kind == Kind::Gateway && *key != own);
+    others.map(|key| key.name.as_str()).collect()
+}
+
 /// What tells this cluster from others of its id, from the objects in it.
 #[must_use]
 pub fn identity(there: &[Object]) -> Option<&str> {

@@ -393,6 +393,7 @@ impl State {
         local.extend(superseded(&self.endpoints, &name, &turn, |e| {
             e.parsed.as_ref().is_ok_and(|p| p.cluster == s.cluster)
         }));
+        local.extend(self.left_gateways().map(ObjectChange::Delete));
         (ordered(local), broker)
     }
 

@@ -59,6 +59,10 @@ pub(crate) enum Fault {
     /// It stands still, with what comes waiting.
     Stop(usize),
     Continue(usize),
+    /// Its main loop stands still, while its election goes on.
+    Hang(usize),
+    /// That turns again.
+    Turn(usize),
     /// The whole node: gateway, agent.
     PowerOff(usize),
     PowerOn(usize),
@@ -91,6 +95,8 @@ impl Fault {
                 Fault::Start(gateway),
                 Fault::Stop(gateway),
                 Fault::Continue(gateway),
+                Fault::Hang(gateway),
+                Fault::Turn(gateway),
                 Fault::PowerOff(gateway),
                 Fault::PowerOn(gateway),
             ]);
@@ -124,7 +130,9 @@ fn fault(shape: Shape) -> impl Strategy<Value = Fault> {
         2 => gateway.clone().prop_map(Fault::Terminate),
         4 => gateway.clone().prop_map(Fault::Start),
         2 => gateway.clone().prop_map(Fault::Stop),
-        3 => gateway.prop_map(Fault::Continue),
+        3 => gateway.clone().prop_map(Fault::Continue),
+        2 => gateway.clone().prop_map(Fault::Hang),
+        3 => gateway.prop_map(Fault::Turn),
         2 => node.clone().prop_map(Fault::PowerOff),
         3 => node.clone().prop_map(Fault::PowerOn),
         1 => node.prop_map(Fault::RestartAgent),

@@ -71,6 +71,30 @@ fn who_is_asked_to_end_hands_over_at_once() {
 }
 
 #[test]
+fn one_whose_main_loop_stands_still_hands_over_too_and_may_take_over_again() {
+    longest(50, |active| vec![Fault::Hang(active)]);
+    let shape = Shape {
+        gateways: 2,
+        workers: 1,
+    };
+    let mut world = World::new(shape, 7);
+    world.settle().unwrap();
+    let active: usize = world.carriers()[0].holder[1..].parse().unwrap();
+    world.apply(&Fault::Hang(active));
+    world.pass(60_000_000).unwrap();
+    let other = world.carriers()[0].holder.clone();
+    assert_ne!(other, format!("n{active}"));
+    world.apply(&Fault::Turn(active));
+    world.pass(5_000_000).unwrap();
+    world.one_carries().unwrap();
+    assert_eq!(world.carriers()[0].holder, other);
+    world.apply(&Fault::Kill(other[1..].parse().unwrap()));
+    world.pass(5_000_000).unwrap();
+    world.one_carries().unwrap();
+    assert_eq!(world.carriers()[0].holder, format!("n{active}"));
+}
+
+#[test]
 fn who_is_cut_off_from_the_api_server_goes_on() {
     let shape = Shape {
         gateways: 2,

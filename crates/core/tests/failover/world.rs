@@ -27,6 +27,8 @@ pub(crate) struct Gateway {
     /// When it began.
     pub(crate) begun: Micros,
     pub(crate) leaving: bool,
+    /// Its main loop stands still.
+    hangs: bool,
     incarnation: u64,
     /// What its Endpoint writer waits for.
     endpoint_at: Micros,
@@ -229,6 +231,7 @@ impl World {
             election,
             begun: self.now,
             leaving: false,
+            hangs: false,
             incarnation: self.incarnations,
             endpoint_at: 0,
         });
@@ -276,7 +279,7 @@ impl World {
         let before = gateway.election.role();
         let outputs = gateway.election.apply(input, at);
         let (after, incarnation) = (gateway.election.role(), gateway.incarnation);
-        let over = gateway.election.is_over(at);
+        let over = gateway.leaving && gateway.election.is_over(at);
         if before != after {
             self.say(format!("gateway n{node}: {before:?} → {after:?}"));
         }
@@ -416,7 +419,7 @@ impl World {
         let Some(gateway) = &mut self.nodes[node].gateway else {
             return;
         };
-        if self.now < gateway.endpoint_at {
+        if self.now < gateway.endpoint_at || gateway.hangs {
             return;
         }
         gateway.endpoint_at = self.now + 20_000;
@@ -535,6 +538,20 @@ impl World {
         }
     }
 
+    /// A main loop stands still, or turns again: as the process does, its election is told, unless it ends already.
+    fn hang(&mut self, node: usize, hangs: bool) {
+        let stopped = self.nodes[node].stopped;
+        let Some(gateway) = &mut self.nodes[node].gateway else {
+            return;
+        };
+        if stopped || gateway.hangs == hangs || gateway.leaving {
+            return;
+        }
+        gateway.hangs = hangs;
+        self.nodes[node].steady_since = self.now;
+        self.feed(node, if hangs { Input::Leave } else { Input::Stay });
+    }
+
     /// One thing happens, and a moment passes.
     pub(crate) fn happen(&mut self, fault: &Fault) -> Result<(), String> {
         self.apply(fault);
@@ -589,6 +606,8 @@ impl World {
                 self.nodes[node].steady_since = self.now;
             }
             Fault::Continue(node) => self.resume(node),
+            Fault::Hang(node) => self.hang(node, true),
+            Fault::Turn(node) => self.hang(node, false),
             Fault::PowerOff(node) => {
                 self.kill(node);
                 self.nodes[node].agent = None;
@@ -660,6 +679,7 @@ impl World {
         for node in 0..self.shape.nodes() {
             self.set_api(node, Api::Answers);
             self.resume(node);
+            self.hang(node, false);
             self.power_on(node);
             if self.nodes[node].gateway.as_ref().is_some_and(|g| g.leaving) {
                 self.feed(node, Input::Leave);

@@ -9,14 +9,14 @@ use futures::StreamExt;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret as SecretObject;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{Api, DynamicObject, PostParams};
+use kube::api::{Api, DeleteParams, DynamicObject, PostParams};
 use kube::{Client, Error};
 use strait_api::names::{HELLO_SECRET, HELLO_SECRET_KEY};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use crate::kube::{Change, Item, Watch, describe};
-use crate::objects::MANAGER;
+use crate::objects::{MANAGER, there_was};
 
 /// How long a secret is that we make.
 const LENGTH: usize = 32;
@@ -80,6 +80,15 @@ pub fn secrets(
         }
     });
     receiver
+}
+
+/// Removes it; whether there was one. For the last gateway of a cluster.
+///
+/// # Errors
+/// What the server says.
+pub async fn remove_secret(client: &Client, namespace: &str) -> Result<bool, Error> {
+    let api: Api<SecretObject> = Api::namespaced(client.clone(), namespace);
+    there_was(api.delete(HELLO_SECRET, &DeleteParams::default()).await)
 }
 
 /// The text of a failure never has the secret in it.

@@ -23,6 +23,7 @@ async fn served(deadline: Duration) -> Served {
     let readiness = Readiness::new("the first pass is not done", &metrics);
     let admin = Admin {
         heartbeat: Heartbeat::new(deadline),
+        others: vec![("cable", Heartbeat::new(deadline))],
         readiness,
         metrics,
     };
@@ -80,14 +81,23 @@ async fn readyz_tells_why_not_and_then_what_is_degraded() {
 }
 
 #[tokio::test]
-async fn livez_fails_when_the_main_loop_stalls_and_heals_when_it_turns_again() {
+async fn livez_fails_when_a_loop_stalls_and_heals_when_it_turns_again() {
     let Served { admin, address, .. } = served(Duration::from_millis(150)).await;
     assert_eq!(get(address, "/livez").await, (200, "ok\n".into()));
     tokio::time::sleep(Duration::from_millis(250)).await;
     assert_eq!(
         get(address, "/livez").await,
-        (503, "the main loop has not turned for 0 s\n".into())
+        (
+            503,
+            "the main loop has not turned for 0 s\nthe cable has not turned for 0 s\n".into()
+        )
     );
+    admin.heartbeat.beat();
+    assert_eq!(
+        get(address, "/livez").await,
+        (503, "the cable has not turned for 0 s\n".into())
+    );
+    admin.others[0].1.beat();
     admin.heartbeat.beat();
     assert_eq!(get(address, "/livez").await.0, 200);
 }
@@ -136,6 +146,7 @@ async fn a_port_that_is_taken_is_waited_for() {
     let readiness = Readiness::new("-", &metrics);
     let admin = Admin {
         heartbeat: Heartbeat::default(),
+        others: Vec::new(),
         readiness,
         metrics,
     };

@@ -69,7 +69,7 @@ impl Gauges {
             );
             registry.register(
                 "discovery_path",
-                "1 for the way to each other gateway: answered, silent (nobody answered), asking, or assumed (nobody is asked)",
+                "How many gateways of each other cluster, standbys too, are reached so: answered, silent (nobody answered), asking, or assumed (nobody is asked)",
                 gauges.paths.clone(),
             );
         });
@@ -91,7 +91,7 @@ impl Gauges {
             self.paths.remove(&ByPath::of(key, path));
         }
         for (key, path) in new {
-            self.paths.get_or_create(&ByPath::of(key, path)).set(1);
+            self.paths.get_or_create(&ByPath::of(key, path)).inc();
         }
     }
 }

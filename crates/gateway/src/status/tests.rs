@@ -144,8 +144,9 @@ async fn the_heartbeat_beats_though_nothing_is_said() {
     let server = Server::start().await;
     let metrics = Metrics::new("test");
     let gauges = Gauges::start(&metrics);
-    let sender = start(server.admin.clone(), metrics.clone(), gauges);
-    sender
+    let status = start(server.admin.clone(), metrics.clone(), gauges);
+    status
+        .wanted
         .send(Some(object(ConnectionStatus::Connected, "1ms")))
         .unwrap();
     let beat = || async {
@@ -168,4 +169,25 @@ async fn the_heartbeat_beats_though_nothing_is_said() {
     assert!((5..8).contains(&(seen[1] - seen[0])), "{seen:?}");
     let writes = "submariner_gateway_sync_iterations 2\n";
     assert!(metrics.text().contains(writes), "{}", metrics.text());
+}
+
+#[tokio::test]
+async fn the_object_goes_with_its_gateway() {
+    let server = Server::start().await;
+    let metrics = Metrics::new("test");
+    let gauges = Gauges::start(&metrics);
+    let status = start(server.admin.clone(), metrics, gauges);
+    let object = object(ConnectionStatus::Connected, "1ms");
+    status.wanted.send(Some(object.clone())).unwrap();
+    let begun = Instant::now();
+    while api(&server).get_opt("gw").await.unwrap().is_none() {
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        sleep(Duration::from_millis(20)).await;
+    }
+    // What is under way is not written after it.
+    let other = self::object(ConnectionStatus::Error, "1ms");
+    status.wanted.send(Some(other)).unwrap();
+    status.remove().await;
+    sleep(Duration::from_millis(500)).await;
+    assert!(api(&server).get_opt("gw").await.unwrap().is_none());
 }

@@ -210,6 +210,42 @@ fn a_cluster_that_is_gone_is_removed_here_and_comes_back_when_it_is_heard() {
 }
 
 #[test]
+fn a_cluster_of_which_any_gateway_is_heard_under_any_key_is_not_gone() {
+    let [current, next, former, standby] = [5, 6, 7, 8].map(|n| strait_host::Key([n; 32]));
+    for alive in [None, Some(current), Some(next), Some(former), Some(standby)] {
+        let mut s = wireguard::gateway();
+        let peer = wireguard::peer("west", Some(&current.to_string()), "10.2.0.0/16");
+        let mut west = peer.object;
+        let standbys = serde_json::json!([{
+            "hostname": "west-2", "cableName": "west-2", "backend": "wireguard", "privateIPs": ["172.30.2.12"],
+            "backendConfig": {"publicKey": standby.to_string()},
+        }]);
+        west.annotations.extend([
+            (ANNOTATION_HEARTBEAT.to_owned(), "1".to_owned()),
+            ("strait.io/next-public-key".to_owned(), next.to_string()),
+            ("strait.io/former-public-key".to_owned(), former.to_string()),
+            ("strait.io/standbys".to_owned(), standbys.to_string()),
+        ]);
+        let mut broker = BTreeMap::from([(west.key.clone(), west)]);
+        let mut peers = BTreeMap::from([(current, Tunnel::Dead)]);
+        peers.extend(alive.map(|key| (key, Tunnel::Connected(None))));
+        let tunnels = Tunnels {
+            peers,
+            ..Tunnels::default()
+        };
+        s.apply(Input::Tunnels(tunnels), minutes(0));
+        for minute in 0..=20 {
+            s.apply(Input::Beat(minute), minutes(minute));
+            settle_broker(&mut s, &mut broker);
+            show(&mut s, &broker, minutes(minute));
+            settle_local(&mut s);
+        }
+        let here = s.endpoints.get("west-cable").is_some();
+        assert_eq!(here, alive.is_some(), "{alive:?}");
+    }
+}
+
+#[test]
 fn of_two_clusters_with_one_id_the_later_steps_back_and_both_are_named() {
     let (mut first, mut second, mut broker) = (state(), twin(), BTreeMap::new());
     assert_eq!(settle_broker(&mut first, &mut broker), 2);

@@ -260,3 +260,57 @@ fn a_gateway_that_has_just_started_sends_where_the_one_before_it_did_until_it_kn
     found(&mut s, "172.30.2.11", false, PathState::Asking);
     assert_eq!(forwarded(&s), ["172.30.2.11"], "one of two says nothing");
 }
+
+#[test]
+fn standbys_of_another_cluster_are_asked_too_and_reached_as_was_found() {
+    let mut s = wireguard::gateway();
+    let mut west = remote("west", "west", "wireguard", "10.2.0.0/16");
+    let key = strait_host::Key([7; 32]);
+    let standby = |name: &str, ip: &str, public: &str| {
+        serde_json::json!({
+            "hostname": name, "cableName": name, "backend": "wireguard", "privateIPs": [ip], "publicIPs": [public], "natEnabled": true,
+            "backendConfig": {"publicKey": key.to_string(), "natt-discovery-port": "4491", "udp-port": "4501"},
+        })
+    };
+    // Nobody but a forger says the last two, under names that others have.
+    let active = "submariner-cable-west";
+    let standbys = [
+        standby("west-2", "172.30.2.12", "198.51.100.3"),
+        standby(active, "172.30.2.13", "198.51.100.4"),
+        standby("west-2", "172.30.2.14", "198.51.100.5"),
+    ];
+    let annotation = serde_json::Value::from(standbys.to_vec()).to_string();
+    let annotations = &mut west.object.annotations;
+    annotations.insert("strait.io/standbys".into(), annotation);
+    west.parsed = Endpoint::parse(&west.object);
+    arrive(&mut s, &west);
+    settle_local(&mut s);
+    let targets = s.plan().discovery.unwrap().targets;
+    let asked: Vec<(&str, String, Option<u16>)> = targets
+        .iter()
+        .map(|t| {
+            let private = t.private.unwrap().to_string();
+            (t.key.cable_name.as_str(), private, t.port)
+        })
+        .collect();
+    let expected = [
+        (active, "172.30.2.11".to_owned(), None),
+        ("west-2", "172.30.2.12".to_owned(), Some(4491)),
+    ];
+    assert_eq!(asked, expected);
+    // Its tunnel goes where it answered.
+    let found = Path {
+        ip: "172.30.2.12".parse().unwrap(),
+        nat: false,
+        state: PathState::Answered,
+        comes_from: None,
+    };
+    let of_standby = |s: &State| s.plan().tunnels.unwrap().peers[&key].endpoint.unwrap();
+    let before = of_standby(&s).to_string();
+    let target = targets.last().unwrap().key.clone();
+    s.apply(Input::Paths([(target, found)].into()), at(2));
+    assert_eq!(
+        [before, of_standby(&s).to_string()],
+        ["198.51.100.3:4501", "172.30.2.12:4501"]
+    );
+}

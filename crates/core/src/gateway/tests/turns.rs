@@ -245,3 +245,31 @@ fn the_cable_is_ready_for_another_clusters_standby_unless_that_is_in_somebodys_w
         assert_eq!(ways(taken), active, "{taken}");
     }
 }
+
+#[test]
+fn the_one_that_carries_the_traffic_removes_what_gateways_left_that_are_gone() {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    let removed = |s: &State| -> Vec<String> {
+        let gateways = s.plan().local.into_iter();
+        let gateways = gateways.filter(|c| c.key().kind == Kind::Gateway);
+        gateways
+            .map(|change| match change {
+                ObjectChange::Delete(key) => key.to_string(),
+                ObjectChange::Put(_) | ObjectChange::Supersede { .. } => panic!("{change:?}"),
+            })
+            .collect()
+    };
+    let mut s = state();
+    assert_eq!(removed(&s), [""; 0]);
+    s.apply(Input::Silent(names(&["gw", "gw-2", "gw-3"])), at(1));
+    s.apply(Input::Heard(names(&["GW-3"])), at(1));
+    assert_eq!(
+        removed(&s),
+        ["Gateway ns/gw-2"],
+        "not its own, and not one that is heard"
+    );
+    s.apply(Input::Heard(names(&[])), at(2));
+    assert_eq!(removed(&s), ["Gateway ns/gw-2", "Gateway ns/gw-3"]);
+    s.apply(Input::Standing(Standing::Standby), at(3));
+    assert_eq!(removed(&s), [""; 0]);
+}
