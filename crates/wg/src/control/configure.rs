@@ -155,15 +155,16 @@ impl Control<'_> {
             .peers
             .write()
             .unwrap_or_else(PoisonError::into_inner) = peers;
-        *self
-            .shared
-            .routes
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = Arc::new(routes);
+        // Who is sent to is listened to.
         *self
             .shared
             .sources
             .write()
             .unwrap_or_else(PoisonError::into_inner) = Arc::new(sources);
+        *self
+            .shared
+            .routes
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::new(routes);
     }
 }
