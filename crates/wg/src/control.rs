@@ -60,18 +60,13 @@ struct Known {
     pending: Option<Pending>,
     /// Our number in the last answer.
     answered: Option<u32>,
-    /// When we last began.
+    /// When we last began, and when the peer did.
     began: Option<Duration>,
-    /// What it began last with each of our keys: who knows two of them calls both.
-    heard: BTreeMap<u64, Heard>,
+    heard: Option<Duration>,
+    greatest: Option<Timestamp>,
     sent: Option<Timestamp>,
     cookie: Option<([u8; MAC], Duration)>,
     mac1: Option<[u8; MAC]>,
-}
-
-struct Heard {
-    at: Duration,
-    stamp: Timestamp,
 }
 
 struct Pending {
@@ -320,21 +315,28 @@ impl<'s> Control<'s> {
             count(&self.shared.drops.unknown);
             return Ok(());
         };
-        let before = known.heard.get(&generation);
-        let often = |last: &Heard| now.saturating_sub(last.at) < BEGIN_EVERY;
-        if before.is_some_and(|last| often(last) || heard.stamp <= last.stamp) {
+        // Who has a session of our new key needs none of the old one, which would have to end soon. That it called that first is no reason
+        // not to answer what comes next.
+        let peer = known.peer.clone();
+        let reject_after = self.shared.options.timing.reject_after;
+        let newer = |session: Arc<Session>| session.generation > generation;
+        if peer.current(now, reject_after).is_some_and(newer) {
+            return Ok(());
+        }
+        let often = known
+            .heard
+            .is_some_and(|last| now.saturating_sub(last) < BEGIN_EVERY);
+        if often
+            || known
+                .greatest
+                .is_some_and(|greatest| heard.stamp <= greatest)
+        {
             count(&self.shared.drops.replayed);
             return Ok(());
         }
-        let (at, stamp) = (now, heard.stamp);
-        known.heard.insert(generation, Heard { at, stamp });
+        known.greatest = Some(heard.stamp);
+        known.heard = Some(now);
         let remote = heard.index;
-        let peer = known.peer.clone();
-        // Who has a session of our new key, or begins one, needs none of the old one, which would have to end soon.
-        let reject_after = self.shared.options.timing.reject_after;
-        if peer.newest(now, reject_after) > Some(generation) {
-            return Ok(());
-        }
         let (keys, mut answer) = heard.answer(&psk(&known.config), index)?;
         let cookie = known
             .cookie

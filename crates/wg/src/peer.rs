@@ -115,14 +115,6 @@ impl Peer {
             .cloned()
     }
 
-    /// The newest of our keys with which there is a session, or one that has just begun.
-    pub(crate) fn newest(&self, now: Duration, reject_after: Duration) -> Option<u64> {
-        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
-        let all = slots.current.iter().chain(&slots.next);
-        let usable = all.filter(|session| session.usable(now, reject_after));
-        usable.map(|session| session.generation).max()
-    }
-
     pub(crate) fn handshaken(&self, now: SystemTime) {
         let since = now
             .duration_since(SystemTime::UNIX_EPOCH)

@@ -18,15 +18,11 @@ impl Control<'_> {
         self.identities
             .retain(|own| own.until.is_none_or(|until| until > now));
         if self.identities.len() != before {
-            self.answer_to_identities();
+            self.publish_codes();
         }
     }
 
-    fn answer_to_identities(&mut self) {
-        let own: BTreeSet<u64> = self.identities.iter().map(|own| own.generation).collect();
-        for known in self.peers.values_mut() {
-            known.heard.retain(|generation, _| own.contains(generation));
-        }
+    fn publish_codes(&self) {
         let all = self
             .identities
             .iter()
@@ -107,7 +103,7 @@ impl Control<'_> {
             },
         );
         self.shared.generation.store(generation, Ordering::Relaxed);
-        self.answer_to_identities();
+        self.publish_codes();
         Ok(self.identities.len() > 1)
     }
 
@@ -121,7 +117,8 @@ impl Control<'_> {
             pending: None,
             answered: None,
             began: None,
-            heard: BTreeMap::new(),
+            heard: None,
+            greatest: None,
             sent: None,
             cookie: None,
             mac1: None,
