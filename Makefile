@@ -54,9 +54,8 @@ demo: deps ## Join two clusters on this machine, show who reaches whom, and brea
 	$(CARGO) build --locked --package strait
 	$(TARGET)/debug/strait lab demo
 
-bench: deps ## Measure, with the release build
-	$(CARGO) build --locked --release --package strait
-	$(TARGET)/release/strait lab bench
+bench: release ## Measure, with the release builds
+	$(TARGET)/release/strait lab bench --program $(TARGET)/node/release/strait
 
 clean: ## Remove all that was built
 	$(CARGO) clean
