@@ -208,10 +208,10 @@ impl World {
             }
         }
         if let Some(up) = self.cable {
-            for (name, vni) in CABLES.iter().zip([1000, 1001]) {
-                let mut link = link(vxlan(vni, 4500), up, 1450);
+            for name in CABLES {
+                let mut link = link(vxlan(1000, 4500), up, 1450);
                 link.alias = Some("strait".into());
-                host.links.insert((*name).into(), link);
+                host.links.insert(name.into(), link);
             }
             host.addresses
                 .insert(address(CABLES[0], "241.30.1.11".parse().unwrap(), [8, 96]));

@@ -221,6 +221,11 @@ impl Kernel {
 
     /// `ip route get`: policy rules in order, the longest prefix, the least metric.
     pub(crate) fn look_up(&self, dst: IpAddr) -> Found {
+        self.look_up_from(None, dst)
+    }
+
+    /// The same for what came by a link (`iif`).
+    pub(crate) fn look_up_from(&self, link: Option<&str>, dst: IpAddr) -> Found {
         if has(&self.host, dst) {
             return Found::Local;
         }
@@ -229,7 +234,8 @@ impl Kernel {
             .host
             .rules
             .iter()
-            .filter(|r| r.family == family && r.from.is_none() && r.mark.is_none());
+            .filter(|r| r.family == family && r.from.is_none() && r.mark.is_none())
+            .filter(|r| r.link.is_none() || r.link.as_deref() == link);
         let mut tables: Vec<(u32, u32)> = rules
             .filter(|r| r.to.is_none_or(|to| to.contains(&dst)))
             .map(|r| (r.priority, r.table))

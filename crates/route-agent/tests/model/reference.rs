@@ -49,6 +49,11 @@ impl World {
         }
     }
 
+    /// Whether a gateway that does not carry the traffic keeps its cable here: whoever sends to it, early or late, is served.
+    pub(crate) fn stands_by(&self) -> bool {
+        matches!(self.role(), Role::Worker(..)) && self.cable == Some(true)
+    }
+
     /// This host's address on the nodes' network, and whether it is on eth0: the Node's, if the host has it, else that
     /// of the default route's link.
     pub(crate) fn underlay(&self, family: Family) -> Option<(IpAddr, usize)> {
@@ -128,7 +133,7 @@ impl World {
 
     /// Whether a cluster's gateway can be told from all others inside the cables: its address there is neither our gateway's
     /// nor that of a cluster before it.
-    fn distinct(&self, cluster: usize, family: Family) -> bool {
+    pub(crate) fn distinct(&self, cluster: usize, family: Family) -> bool {
         let inner = |c: usize| {
             let remote = self.remotes.get(&c)?;
             Some(cable_inner(remote_ip(c, remote, family)?))

@@ -13,7 +13,7 @@ use strait_host::{Change, Family, Host, Route, diff};
 
 use super::inputs::settings;
 use super::kernel::{Found, Kernel, Packet, Verdict};
-use super::reference::{Fate, Origin, Role, node_inner, pod_ip};
+use super::reference::{Fate, Origin, Role, cable_inner, node_inner, pod_ip};
 use super::world::{CABLES, Event, Foreign, World, host_of, net, node_ip, remote_ip};
 
 const NODE_LINKS: [&str; 2] = ["vx-submariner", "vx-submariner-6"];
@@ -204,9 +204,9 @@ impl Trial {
             );
             let routed = w.cni.iter().filter(|(_, l)| l.routes && l.up);
             loose.extend(routed.map(|(l, _)| super::world::CNI_LINKS[*l].to_owned()));
-            if w.role() == Role::Gateway {
+            if w.role() == Role::Gateway || w.stands_by() {
                 loose.insert(CABLES[0].to_owned());
-                if !w.link_is_taken(Family::V4) {
+                if !w.link_is_taken(Family::V4) && nic.is_some() {
                     loose.insert(NODE_LINKS[0].to_owned());
                 }
             }
@@ -244,6 +244,7 @@ impl Trial {
                 );
             }
             self.inward(family, subnet)?;
+            self.passed_on(family, *cluster, dst)?;
             self.segment_size(family, dst)?;
         }
         if self.world.role() == Role::Gateway {
@@ -299,7 +300,9 @@ impl Trial {
             Role::Gateway => CABLES[usize::from(family == Family::V6)],
             Role::Worker(..) | Role::None => NODE_LINKS[usize::from(family == Family::V6)],
         };
-        for (link, open) in [(way, true), ("veth-pod", false)] {
+        let cable = CABLES[usize::from(family == Family::V6)];
+        let by_cable = self.world.role() == Role::Gateway || self.world.stands_by();
+        for (link, open) in [(way, true), (cable, by_cable), ("veth-pod", false)] {
             let mut packet = Packet::new(host_of(subnet, 200), pod_ip(family));
             packet.input = link.to_owned();
             let forward = self.kernel.filter(Hook::Forward, &mut packet);
@@ -313,6 +316,28 @@ impl Trial {
                 "{packet:?} keeps no source: {source:?}"
             );
         }
+        Ok(())
+    }
+
+    /// What other nodes send to one that stands by goes to the other cluster from there.
+    fn passed_on(&self, family: Family, cluster: usize, dst: IpAddr) -> Checked {
+        let w = &self.world;
+        let private = w
+            .remotes
+            .get(&cluster)
+            .and_then(|r| remote_ip(cluster, r, family));
+        let Some(private) = private.filter(|_| w.stands_by() && w.distinct(cluster, family)) else {
+            return Ok(());
+        };
+        let at = usize::from(family == Family::V6);
+        let found = self.kernel.look_up_from(Some(NODE_LINKS[at]), dst);
+        let Found::Out { dev, via, .. } = &found else {
+            return Err(format!(
+                "what other nodes send to {dst} ends here: {found:?}"
+            ));
+        };
+        let good = dev == CABLES[at] && *via == Some(cable_inner(private));
+        ensure!(good, "what other nodes send to {dst} goes to {found:?}");
         Ok(())
     }
 
@@ -431,7 +456,7 @@ impl Trial {
                 ensure!(open(4800, ip), "{ip} may not speak the nodes' VXLAN");
             }
         }
-        if w.role() == Role::Gateway {
+        if w.role() == Role::Gateway || w.stands_by() {
             ensure!(!open(4500, stranger), "anybody may speak the cable");
             for (cluster, subnet) in w.routed().0 {
                 let remote = &w.remotes[&cluster];
