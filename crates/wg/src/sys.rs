@@ -29,6 +29,7 @@ mod ioctls {
         libc::ifreq
     );
     nix::ioctl_write_ptr_bad!(set_mtu, libc::SIOCSIFMTU, libc::ifreq);
+    nix::ioctl_write_ptr_bad!(set_queue_length, libc::SIOCSIFTXQLEN, libc::ifreq);
 }
 
 /// Makes the device, or attaches one more queue to it.
@@ -75,6 +76,16 @@ pub(crate) fn set_mtu(socket: BorrowedFd<'_>, name: &str, mtu: u16) -> io::Resul
     request.ifr_ifru.ifru_mtu = mtu.into();
     // SAFETY: as above.
     unsafe { ioctls::set_mtu(socket.as_raw_fd(), &raw const request) }?;
+    Ok(())
+}
+
+/// Sets how many packets of the host may wait in each queue of a device, by any socket of its network namespace.
+pub(crate) fn set_queue_length(socket: BorrowedFd<'_>, name: &str, packets: u16) -> io::Result<()> {
+    let mut request = request(name)?;
+    // `ifr_qlen` is this member's other name.
+    request.ifr_ifru.ifru_metric = packets.into();
+    // SAFETY: as above.
+    unsafe { ioctls::set_queue_length(socket.as_raw_fd(), &raw const request) }?;
     Ok(())
 }
 

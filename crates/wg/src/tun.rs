@@ -9,6 +9,9 @@ use socket2::{Domain, Socket, Type};
 
 use crate::{Error, sys};
 
+/// Packets of the host that may wait in a queue. The kernel's 500 are gone when the process gets no processor for a tenth of a second.
+const WAITING: u16 = 8192;
+
 /// A TUN device with virtio headers: the kernel gives TCP (and, from 6.2 on, UDP) in pieces of up to 64 KiB, and takes such.
 ///
 /// It lives as long as one of its descriptors. With several queues there is one descriptor more, which is only written to: the
@@ -55,6 +58,8 @@ impl Tun {
         let socket =
             Socket::new(Domain::UNIX, Type::DGRAM, None).map_err(failed("setting the MTU"))?;
         sys::set_mtu(socket.as_fd(), name, mtu).map_err(failed("setting the MTU"))?;
+        sys::set_queue_length(socket.as_fd(), name, WAITING)
+            .map_err(failed("setting the length of its queues"))?;
         Ok(Self { files })
     }
 

@@ -29,6 +29,14 @@ fn both_families_get_through_inside_and_outside() {
 }
 
 #[test]
+fn much_may_wait_while_the_process_gets_no_processor() {
+    let (_middle, a, _b) = pair(2, Options::default());
+    let link = run(&a.ns, "ip -j link show wg0");
+    let link: serde_json::Value = serde_json::from_str(&link).unwrap();
+    assert_eq!(link[0]["txqlen"], 8192);
+}
+
+#[test]
 fn the_public_key_is_the_one_that_wg_derives() {
     let key = PrivateKey::generate().unwrap();
     let dir = tempfile::tempdir().unwrap();
