@@ -67,8 +67,11 @@ impl Sweeper {
                 Vec::new()
             }
         };
-        // First the sockets: their last word to the other end still passes the old binding.
-        let broken = flows.iter().filter(|flow| flow.is_tcp()).map(|flow| {
+        let (tcp, others): (Vec<_>, Vec<_>) = flows.into_iter().partition(|flow| flow.is_tcp());
+        // Datagrams need nothing else to go on.
+        let mut ended = self.forget(&others).await;
+        // Sockets before their bindings: their last word to the other end still passes the old one.
+        let broken = tcp.iter().map(|flow| {
             let t = flow.original;
             (
                 SocketAddr::new(t.src, t.sport),
@@ -76,8 +79,22 @@ impl Sweeper {
             )
         });
         let sockets = self.end_sockets(rules, &broken.collect()).await;
-        let mut ended = 0u64;
-        for flow in &flows {
+        ended += self.forget(&tcp).await;
+        if ended + sockets > 0 {
+            self.metrics.changed("flow", ended);
+            self.metrics.changed("socket", sockets);
+            tracing::info!(
+                bindings = ended,
+                sockets,
+                "ended connections whose address or NAT binding replies don't find back to"
+            );
+        }
+    }
+
+    /// Lets the kernel forget the bindings of these; returns the number of those of which it did.
+    async fn forget(&mut self, flows: &[strait_kernel::Flow]) -> u64 {
+        let mut ended = 0;
+        for flow in flows {
             match self.kernel.delete_flow(flow).await {
                 Ok(()) => ended += 1,
                 Err(error) => {
@@ -88,15 +105,7 @@ impl Sweeper {
                 }
             }
         }
-        if ended + sockets > 0 {
-            self.metrics.changed("flow", ended);
-            self.metrics.changed("socket", sockets);
-            tracing::info!(
-                bindings = ended,
-                sockets,
-                "ended connections whose address or NAT binding replies don't find back to"
-            );
-        }
+        ended
     }
 
     /// Ends TCP sockets of these connections, and those bound to an address that is gone; returns their number.
