@@ -3,6 +3,8 @@
 mod tcp;
 mod udp;
 
+pub(crate) use udp::make_room;
+
 use std::fmt::Write as _;
 use std::io::Read;
 use std::net::SocketAddr;

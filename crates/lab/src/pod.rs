@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::flow::make_room;
 use crate::topology::POD_PORT;
 
 /// `strait lab pod-server`: TCP and UDP on port 8080. TCP: the line `you are ADDRESS:PORT`, then an echo until the client ends;
@@ -15,6 +16,7 @@ pub(crate) fn serve() -> Result<ExitCode> {
     // Of both families.
     let here = (Ipv6Addr::UNSPECIFIED, POD_PORT);
     let datagrams = UdpSocket::bind(here).context("cannot listen on UDP")?;
+    make_room(&datagrams);
     let listener = TcpListener::bind(here).context("cannot listen on TCP")?;
     std::thread::Builder::new()
         .name("udp".to_owned())
@@ -48,10 +50,13 @@ fn echo_stream(mut stream: TcpStream) {
         stream.write_all(greeting(peer).as_bytes())?;
         let mut buffer = vec![0; 1 << 16];
         loop {
-            let length = stream.read(&mut buffer)?;
-            if length == 0 {
-                return Ok(());
-            }
+            let length = match stream.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(length) => length,
+                // It was stopped and goes on: a read with a timeout is not begun anew by itself.
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
             stream.write_all(buffer.get(..length).unwrap_or_default())?;
         }
     })();

@@ -318,10 +318,8 @@ fn pools_go_on_when_the_gateway_moves_and_are_the_new_nodes_to_keep() {
         move_gateway(&lab, from, to);
         let host = |e: &Value| e["spec"]["hostname"] == *to && e["spec"]["cluster_id"] == "east";
         let deadline = Instant::now() + PATIENCE;
-        let mut looks = 0;
         loop {
             assert_eq!(identities(&lab), before, "from {from} to {to}");
-            looks += 1;
             let list = api(&lab, "east", "GET", ENDPOINTS, &Value::Null);
             let moved = list["items"].as_array().expect("a list").iter().any(host);
             if moved
@@ -333,7 +331,7 @@ fn pools_go_on_when_the_gateway_moves_and_are_the_new_nodes_to_keep() {
             }
             assert!(Instant::now() < deadline, "{list:#}");
         }
-        assert!(looks > 1);
+        // One that had gone meanwhile would have another uid.
         assert_eq!(identities(&lab), before);
         // The move itself writes nothing; what comes later, the new node writes, and the old one does not.
         assert_eq!(counts(), begin);
