@@ -38,7 +38,7 @@ test: deps ## All tests; those of the kernel need root, or user namespaces; thos
 guest: deps ## The kernel's tests and labs on Debian's kernels 6.1 and 6.12, in guests without network
 	scripts/guest/run
 
-soak: deps ## Everything that can happen, in every combination, then random faults; takes three hours. ONLY="calico-v6 killed" for some, ONLY=model, ONLY=faults
+soak: deps ## Everything that can happen, in every combination, then random faults; takes four hours. ONLY="calico-v6 killed" for some, ONLY=model, ONLY=faults
 	@status=0; \
 	if [[ -z "$(ONLY)" || "$(ONLY)" == model ]]; then \
 	  STRAIT_MODEL_CASES=$(MODEL_CASES) $(CARGO) test --locked --package strait-route-agent --test model || status=1; \

@@ -1,4 +1,4 @@
-//! `make soak`: random faults for hours, in [`faults`]; and every combination of CNI, families, reverse-path filter and order of start, and in each everything that can
+//! `make soak`: random faults for hours, in [`faults`]; and every combination of CNI, families, reverse-path filter, order of start and cable, and in each everything that can
 //! happen. `faults` asks for the former alone, and with `vxlan` or `wireguard`, for one cable. Other arguments are parts of names: only combinations and events that contain one of them are run.
 
 #![allow(
@@ -140,7 +140,7 @@ fn run(circumstances: &Circumstances, events: &[Event]) -> Vec<Result<f64, Strin
             let running = lab
                 .take()
                 .unwrap_or_else(|| circumstances.lab("soak", NODES));
-            event.happen(&running);
+            event.happen(&running, circumstances.cable);
             lab = Some(running);
         }));
     }

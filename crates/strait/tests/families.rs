@@ -1,5 +1,5 @@
-//! What users get with IPv4, IPv6 and both, over every CNI of the lab: pairs of all of these with the reverse-path filter and with
-//! the order of start, in few labs. Each way is tried with 3 KB both ways, over TCP and over UDP.
+//! What users get with IPv4, IPv6 and both, over every CNI of the lab: pairs of all of these with the reverse-path filter, the
+//! order of start and the cable, in few labs. Each way is tried with 3 KB both ways, over TCP and over UDP.
 
 #![cfg(feature = "lab")]
 #![allow(clippy::expect_used, reason = "helpers of tests fail the test")]
@@ -14,7 +14,7 @@ use std::time::Instant;
 use common::joined;
 use matrix::{Circumstances, Event, PATIENCE, Start, all_good, host_ways, wait_for};
 use strait_lab::matrix::{Way, ways};
-use strait_lab::{Cni, Families, Family, Options, RpFilter};
+use strait_lab::{Cable, Cni, Families, Family, Options, RpFilter};
 
 struct Case {
     name: &'static str,
@@ -23,7 +23,7 @@ struct Case {
 }
 
 macro_rules! cases {
-    ($($name:ident: $east:ident $west:ident $families:ident $filter:ident $start:ident [$($event:ident)*];)*) => {
+    ($($name:ident: $east:ident $west:ident $families:ident $filter:ident $start:ident $cable:ident [$($event:ident)*];)*) => {
         const CASES: &[Case] = &[$(Case {
             name: stringify!($name),
             circumstances: Circumstances {
@@ -32,6 +32,7 @@ macro_rules! cases {
                 families: Families::$families,
                 rp_filter: RpFilter::$filter,
                 start: Start::$start,
+                cable: Cable::$cable,
             },
             events: &[$(Event::$event),*],
         }),*];
@@ -44,15 +45,15 @@ macro_rules! cases {
 
 // Events happen to the cluster of the CNI that is named first.
 cases! {
-    bridge_and_bridge_v4: Bridge Bridge V4 Strict AgentFirst [CniAddress NodeLeaves NftKubeProxy NftKindnet];
-    bridge_and_calico_v6: Bridge Calico V6 Loose CniFirst [Recreated GatewayMoved StrictAgain IptablesLegacy NftCalico];
-    bridge_and_routed_dual: Bridge Routed Dual Strict CniFirst [Flushed Killed IptablesNft NftOwn];
-    calico_and_calico_v4: Calico Calico V4 Loose AgentFirst [Flushed Killed IptablesNft NftOwn StrictAgain];
-    calico_and_routed_v6: Calico Routed V6 Strict AgentFirst [CniAddress NodeLeaves NftKubeProxy NftKindnet GatewayMoved];
-    calico_and_bridge_dual: Calico Bridge Dual Loose CniFirst [Recreated CniAddress NodeLeaves NftKubeProxy NftKindnet IptablesLegacy NftCalico];
-    routed_and_routed_v4: Routed Routed V4 Strict CniFirst [Recreated GatewayMoved StrictAgain IptablesLegacy NftCalico];
-    routed_and_bridge_v6: Routed Bridge V6 Loose AgentFirst [Flushed Killed IptablesNft NftOwn];
-    routed_and_calico_dual: Routed Calico Dual Strict AgentFirst [CniAddress Recreated GatewayMoved NodeLeaves StrictAgain NftKubeProxy NftKindnet IptablesLegacy NftCalico];
+    bridge_and_bridge_v4: Bridge Bridge V4 Strict AgentFirst Wireguard [CniAddress NodeLeaves NftKubeProxy NftKindnet];
+    bridge_and_calico_v6: Bridge Calico V6 Loose CniFirst Wireguard [Recreated GatewayMoved StrictAgain IptablesLegacy NftCalico];
+    bridge_and_routed_dual: Bridge Routed Dual Strict CniFirst Vxlan [Flushed Killed IptablesNft NftOwn];
+    calico_and_calico_v4: Calico Calico V4 Loose AgentFirst Vxlan [Flushed Killed IptablesNft NftOwn StrictAgain];
+    calico_and_routed_v6: Calico Routed V6 Strict AgentFirst Vxlan [CniAddress NodeLeaves NftKubeProxy NftKindnet GatewayMoved];
+    calico_and_bridge_dual: Calico Bridge Dual Loose CniFirst Wireguard [Recreated CniAddress NodeLeaves NftKubeProxy NftKindnet IptablesLegacy NftCalico];
+    routed_and_routed_v4: Routed Routed V4 Strict CniFirst Vxlan [Recreated GatewayMoved StrictAgain IptablesLegacy NftCalico];
+    routed_and_bridge_v6: Routed Bridge V6 Loose AgentFirst Wireguard [Flushed Killed IptablesNft NftOwn];
+    routed_and_calico_dual: Routed Calico Dual Strict AgentFirst Vxlan [CniAddress Recreated GatewayMoved NodeLeaves StrictAgain NftKubeProxy NftKindnet IptablesLegacy NftCalico];
 }
 
 #[test]
@@ -68,6 +69,7 @@ fn every_pair_of_circumstances_and_events_is_tried() {
             format!("{:?}", of.families),
             format!("{:?}", of.rp_filter),
             format!("{:?}", of.start),
+            of.cable.to_string(),
         ];
         // Events happen in the first cluster.
         let events = events.iter().map(ToString::to_string);
@@ -82,11 +84,12 @@ fn every_pair_of_circumstances_and_events_is_tried() {
         }
     }
     let events = Event::ALL.map(|event| event.to_string());
-    let groups: [Vec<&str>; 5] = [
+    let groups: [Vec<&str>; 6] = [
         vec!["bridge", "calico", "routed"],
         vec!["V4", "V6", "Dual"],
         vec!["Strict", "Loose"],
         vec!["AgentFirst", "CniFirst"],
+        vec!["vxlan", "wireguard"],
         events.iter().map(String::as_str).collect(),
     ];
     for (i, one) in groups.iter().enumerate() {
@@ -103,7 +106,7 @@ fn run(name: &str) {
     let case = CASES.iter().find(|case| case.name == name).expect("a case");
     let lab = case.circumstances.lab(&name.replace('_', "-")[..14], 2);
     for event in case.events {
-        event.happen(&lab);
+        event.happen(&lab, case.circumstances.cable);
     }
 }
 

@@ -20,7 +20,9 @@ use std::time::{Duration, Instant};
 pub(crate) use events::Event;
 use strait_lab::matrix::{Origin, Tried, Way, render, targets, ways};
 use strait_lab::topology::{Cluster, Node};
-use strait_lab::{Cni, CniChange, Families, Family, Lab, Options, Probe, RpFilter, Transport};
+use strait_lab::{
+    Cable, Cni, CniChange, Families, Family, Lab, Options, Probe, RpFilter, Transport,
+};
 
 use crate::common::{conditions, joined};
 
@@ -44,13 +46,14 @@ pub(crate) struct Circumstances {
     pub families: Families,
     pub rp_filter: RpFilter,
     pub start: Start,
+    pub cable: Cable,
 }
 
 impl fmt::Display for Circumstances {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = format!(
-            "{}-{:?}-{:?}-{:?}",
-            self.east, self.families, self.rp_filter, self.start
+            "{}-{:?}-{:?}-{:?}-{}",
+            self.east, self.families, self.rp_filter, self.start, self.cable
         );
         f.write_str(&text.to_lowercase())
     }
@@ -65,13 +68,16 @@ impl Circumstances {
             for families in [Families::V4, Families::V6, Families::Dual] {
                 for rp_filter in [RpFilter::Strict, RpFilter::Loose] {
                     for start in [Start::AgentFirst, Start::CniFirst] {
-                        all.push(Self {
-                            east,
-                            west: cnis[(number + 1) % cnis.len()],
-                            families,
-                            rp_filter,
-                            start,
-                        });
+                        for cable in [Cable::Vxlan, Cable::Wireguard] {
+                            all.push(Self {
+                                east,
+                                west: cnis[(number + 1) % cnis.len()],
+                                families,
+                                rp_filter,
+                                start,
+                                cable,
+                            });
+                        }
                     }
                 }
             }
@@ -86,6 +92,7 @@ impl Circumstances {
             cnis: vec![self.east, self.west],
             families: self.families,
             rp_filter: self.rp_filter,
+            cable: self.cable,
             // Of some things, such as a sysctl of a link, the kernel tells nothing.
             environment: vec![("STRAIT_VERIFY_INTERVAL".to_owned(), "1".to_owned())],
             ..Options::default()
