@@ -7,13 +7,15 @@ mod broker;
 mod client;
 mod lenient;
 mod pauses;
+mod proxy;
 #[cfg(test)]
 pub(crate) mod scripted;
 mod transport;
 mod watch;
 
 pub use broker::{BROKER, BrokerSettings, broker_client};
-pub use client::{ClientError, cluster_client};
+pub use client::{ClientError, cluster_client, site_client};
+pub use proxy::{Access, Proxies};
 pub use watch::{Change, Item, Watch};
 
 use ::kube::core::ApiResource;

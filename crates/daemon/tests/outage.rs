@@ -88,7 +88,7 @@ fn a_server_that_vanishes_without_a_word_is_missed_within_30_seconds_and_found_a
     ns.run_async(|| async {
         let dir = TempDir::new().unwrap();
         let running = server(dir.path()).await;
-        let client = cluster_client(Some(&running.admin_kubeconfig))
+        let client = cluster_client(&running.admin_kubeconfig.clone().into())
             .await
             .unwrap();
         let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "default");
@@ -144,7 +144,7 @@ fn a_server_that_is_back_is_known_to_be_so_though_nothing_happens() {
     ns.run_async(|| async {
         let dir = TempDir::new().unwrap();
         let running = server(dir.path()).await;
-        let client = cluster_client(Some(&running.admin_kubeconfig))
+        let client = cluster_client(&running.admin_kubeconfig.clone().into())
             .await
             .unwrap();
         let mut idle = changes(&client);

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use futures::io::AsyncReadExt;
 use k8s_openapi::api::core::v1::Service;
-use kube::{Api, Client, Config};
+use kube::{Api, Client};
 use strait_core::Time;
 use strait_core::gateway::Input;
 use strait_core::gateway::public::{Answer, Ask, Public, Query, Resolver};
-use strait_daemon::kube::describe;
+use strait_daemon::kube::{Proxies, describe, site_client};
 use tokio::net::lookup_host;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep_until, timeout};
@@ -25,12 +25,14 @@ const LONG: Duration = Duration::from_secs(3600);
 pub(crate) fn start(
     cluster: Client,
     namespace: String,
+    proxies: Proxies,
     to: mpsc::Sender<Input>,
 ) -> watch::Sender<Ask> {
     let (sender, asks) = watch::channel(Ask::default());
     let asker = Asker {
         cluster,
         namespace,
+        proxies,
         roots: None,
     };
     tokio::spawn(run(asker, asks, to));
@@ -76,6 +78,8 @@ fn random() -> u64 {
 struct Asker {
     cluster: Client,
     namespace: String,
+    /// Those by which sites are reached.
+    proxies: Proxies,
     /// Whom sites' certificates must be of, as DER; `None` for the system's.
     roots: Option<Vec<Vec<u8>>>,
 }
@@ -123,11 +127,9 @@ impl Asker {
         let server = server
             .parse()
             .map_err(|error| format!("{server}: {error}"))?;
-        let mut config = Config::new(server);
-        config.root_cert.clone_from(&self.roots);
-        config.default_retry = false;
         let failed = |error: kube::Error| describe(&error);
-        let client = Client::try_from(config).map_err(failed)?;
+        let client = site_client(server, self.roots.clone(), &self.proxies)
+            .map_err(|error| error.to_string())?;
         let request = http::Request::get(format!("/{path}"))
             .header("User-Agent", concat!("strait/", env!("CARGO_PKG_VERSION")))
             .body(Vec::new())

@@ -11,7 +11,7 @@ use kube::api::{Api, DynamicObject, PostParams};
 use strait_api::{ClusterSpec, Kind, Object};
 use strait_apiserver::Rule;
 use strait_core::Event;
-use strait_daemon::kube::{BrokerSettings, broker_client};
+use strait_daemon::kube::{BrokerSettings, Proxies, broker_client};
 use strait_daemon::objects::{events, list};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
@@ -28,6 +28,7 @@ fn settings(server: SocketAddr, files: &Path) -> BrokerSettings {
         ca: None,
         insecure: false,
         namespace: "default".into(),
+        proxies: Proxies::default(),
     }
 }
 

@@ -73,9 +73,10 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         metrics: metrics.clone(),
     };
     admin.start(configuration.admin, &drain);
-    let cluster = cluster_client(configuration.kubeconfig.as_deref())
+    let cluster = cluster_client(&configuration.access)
         .await
         .context("client of the cluster's API")?;
+    let proxies = configuration.access.proxies;
     let broker = broker_client(&configuration.broker).context("client of the broker's API")?;
     let (sender, inputs) = mpsc::channel(QUEUE);
     inputs::start(&cluster, &broker, &configuration.core, &sender);
@@ -110,7 +111,7 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         let node = configuration.core.node.clone();
         pod::start(cluster.clone(), &namespace, pod, node, metrics.clone())
     });
-    let public = public::start(cluster.clone(), namespace, sender.clone());
+    let public = public::start(cluster.clone(), namespace, proxies, sender.clone());
     let (written, mut reports) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         while let Some(report) = reports.recv().await {

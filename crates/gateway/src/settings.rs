@@ -12,7 +12,7 @@ use strait_cable::{Choice, Preshared};
 use strait_core::gateway::election;
 use strait_core::{Driver, gateway};
 use strait_daemon::hello::{HELLO, HelloSettings};
-use strait_daemon::kube::{BROKER, BrokerSettings};
+use strait_daemon::kube::{Access, BROKER, BrokerSettings};
 use strait_daemon::member::{MEMBER, Member};
 use strait_daemon::ping::{HEALTH, HealthSettings};
 use strait_daemon::settings::{Noted, command as settings_command, go_bool};
@@ -170,8 +170,8 @@ pub fn command() -> Command {
 pub struct Configuration {
     /// What decisions need.
     pub core: gateway::Settings,
-    /// The kubeconfig; `None` for the pod's service account.
-    pub kubeconfig: Option<PathBuf>,
+    /// How this cluster's API is reached.
+    pub access: Access,
     /// Where the admin server listens.
     pub admin: SocketAddr,
     /// How to reach the broker.
@@ -207,7 +207,7 @@ impl Configuration {
         let air_gapped = s.optional("AIR_GAPPED_DEPLOYMENT", go_bool);
         let health = HealthSettings::read(&mut s, HEALTH_UNIT);
         let port = s.port("CE_IPSEC_NATTPORT");
-        let kubeconfig = s.optional("KUBECONFIG", str::parse::<PathBuf>);
+        let access = Access::read(&mut s);
         let admin = http::address(&mut s);
         let broker = BrokerSettings::read(&mut s);
         let leadership = leadership(&mut s);
@@ -251,7 +251,7 @@ impl Configuration {
                     version: env!("CARGO_PKG_VERSION").to_owned(),
                     uid: random(),
                 },
-                kubeconfig: kubeconfig?,
+                access: access?,
                 admin: admin?,
                 broker,
                 health,

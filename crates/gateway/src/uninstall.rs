@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ArgMatches;
@@ -11,7 +10,7 @@ use strait_api::names::{GATEWAY_LEASE, HELLO_SECRET, NAMESPACE};
 use strait_api::{ClusterId, Kind, Object, ObjectKey, valid_name};
 use strait_core::gateway::{other_gateways, owner, uninstalled};
 use strait_daemon::hello::remove_secret;
-use strait_daemon::kube::{BrokerSettings, broker_client, cluster_client};
+use strait_daemon::kube::{Access, BrokerSettings, broker_client, cluster_client};
 use strait_daemon::lock::GatewayLock;
 use strait_daemon::member::hostname;
 use strait_daemon::objects::{delete, list};
@@ -53,7 +52,7 @@ pub(crate) async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
         writeln!(out, "nothing of the gateway was on this node")?;
     }
     // The cluster knows which objects on the broker are its own, if another has its id, and whether another gateway keeps them.
-    let cluster = from_cluster(&settings).await;
+    let cluster = from_cluster(&mut settings).await;
     let broker = if cluster.others {
         Vec::new()
     } else {
@@ -78,15 +77,23 @@ struct Removed {
 }
 
 /// The Gateway object of this node. Clusters, Endpoints, the Lease and the secret are all gateways': the last one takes them with it.
-async fn from_cluster(settings: &Settings) -> Removed {
+async fn from_cluster(settings: &mut Settings) -> Removed {
     let mut removed = Removed::default();
-    let kubeconfig = settings.raw("KUBECONFIG").filter(|k| !k.is_empty());
+    let access = match Access::read(settings) {
+        Ok(access) => access,
+        Err(_) => {
+            tracing::warn!(
+                "objects in the cluster can't be removed: KUBECONFIG or HTTPS_PROXY is wrong"
+            );
+            return removed;
+        }
+    };
     // Whoever calls it by hand may mean the node only.
-    if kubeconfig.is_none() && std::env::var_os("KUBERNETES_SERVICE_HOST").is_none() {
+    if access.kubeconfig.is_none() && std::env::var_os("KUBERNETES_SERVICE_HOST").is_none() {
         return removed;
     }
     let namespace = settings.raw("SUBMARINER_NAMESPACE").unwrap_or(NAMESPACE);
-    let client = match cluster_client(kubeconfig.map(PathBuf::from).as_deref()).await {
+    let client = match cluster_client(&access).await {
         Ok(client) => client,
         Err(error) => {
             tracing::warn!(%error, "objects in the cluster can't be removed");

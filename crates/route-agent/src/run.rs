@@ -45,7 +45,7 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
         metrics: metrics.clone(),
     };
     admin.start(configuration.admin, &drain);
-    let client = cluster_client(configuration.kubeconfig.as_deref())
+    let client = cluster_client(&configuration.access)
         .await
         .context("client of the cluster's API")?;
     let (sender, inputs) = inputs::start(&client, &configuration.core);

@@ -1,12 +1,12 @@
 //! What the route agent is told at start.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgMatches, Command};
 use strait_core::route_agent;
 use strait_daemon::hello::HELLO;
+use strait_daemon::kube::Access;
 use strait_daemon::member::{MEMBER, Member};
 use strait_daemon::ping::{HEALTH, HealthSettings, SELF_TEST};
 use strait_daemon::settings::command as settings_command;
@@ -77,8 +77,8 @@ pub fn command() -> Command {
 pub struct Configuration {
     /// What decisions need.
     pub core: route_agent::Settings,
-    /// The kubeconfig; `None` for the pod's service account.
-    pub kubeconfig: Option<PathBuf>,
+    /// How this cluster's API is reached.
+    pub access: Access,
     /// Where the admin server listens.
     pub admin: SocketAddr,
     /// Time between two passes over the kernel when nothing happens.
@@ -96,7 +96,7 @@ impl Configuration {
         let mut s = Settings::read(matches, &TABLE);
         logs::init(&mut s);
         let member = Member::read(&mut s);
-        let kubeconfig = s.optional("KUBECONFIG", str::parse::<PathBuf>);
+        let access = Access::read(&mut s);
         let admin = http::address(&mut s);
         let verify = s.seconds("STRAIT_VERIFY_INTERVAL");
         if verify.is_ok_and(|v| v.is_zero()) {
@@ -123,7 +123,7 @@ impl Configuration {
                     adopt: adopt?,
                     version: env!("CARGO_PKG_VERSION").to_owned(),
                 },
-                kubeconfig: kubeconfig?,
+                access: access?,
                 admin: admin?,
                 verify: verify?,
                 health,

@@ -145,7 +145,7 @@ impl Everything {
 
 async fn look(matches: &ArgMatches) -> anyhow::Result<(Plan, Difference)> {
     let configuration = Configuration::read(matches)?;
-    let client = cluster_client(configuration.kubeconfig.as_deref())
+    let client = cluster_client(&configuration.access)
         .await
         .context("client of the cluster's API")?;
     let begun = Instant::now();

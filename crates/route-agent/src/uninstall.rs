@@ -7,7 +7,7 @@ use clap::ArgMatches;
 use strait_api::names::NAMESPACE;
 use strait_api::{Kind, ObjectKey};
 use strait_core::route_agent::{owner, set_back};
-use strait_daemon::kube::cluster_client;
+use strait_daemon::kube::{Access, cluster_client};
 use strait_daemon::objects::{delete, delete_marked};
 use strait_daemon::{Settings, logs, uninstall};
 use tokio::time::timeout;
@@ -49,11 +49,11 @@ pub(crate) async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
             .to_owned(),
         name: node.to_owned(),
     };
-    let kubeconfig = settings
-        .raw("KUBECONFIG")
-        .filter(|k| !k.is_empty())
-        .map(std::path::PathBuf::from);
-    let client = match cluster_client(kubeconfig.as_deref()).await {
+    let Ok(access) = Access::read(&mut settings) else {
+        tracing::warn!(object = %key, "can't be removed: KUBECONFIG or HTTPS_PROXY is wrong");
+        return Ok(());
+    };
+    let client = match cluster_client(&access).await {
         Ok(client) => client,
         Err(error) => {
             tracing::warn!(%error, object = %key, "can't be removed");

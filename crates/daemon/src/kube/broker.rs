@@ -15,6 +15,7 @@ use rustls_pki_types::pem::PemObject;
 use tower::service_fn;
 
 use super::client::{ClientError, client, set_timeouts};
+use super::proxy::Proxies;
 use crate::settings::{Noted, Setting, go_bool};
 use crate::{Secret, Settings};
 
@@ -78,6 +79,8 @@ pub struct BrokerSettings {
     pub insecure: bool,
     /// Where the clusterset's objects are.
     pub namespace: String,
+    /// The proxies.
+    pub proxies: Proxies,
 }
 
 impl BrokerSettings {
@@ -96,6 +99,7 @@ impl BrokerSettings {
         let namespace = settings.text("BROKER_K8S_REMOTENAMESPACE");
         let ca = settings.optional("BROKER_K8S_CA", certificates);
         let insecure = settings.optional("BROKER_K8S_INSECURE", go_bool);
+        let proxies = Proxies::read(settings);
         Ok(Self {
             server: server?,
             files: files?,
@@ -103,6 +107,7 @@ impl BrokerSettings {
             ca: ca?,
             insecure: insecure?.unwrap_or(false),
             namespace: namespace?,
+            proxies: proxies?,
         })
     }
 }
@@ -233,7 +238,7 @@ fn connect(broker: &BrokerSettings, with: &Credentials) -> Result<Client, Client
         ..AuthInfo::default()
     };
     set_timeouts(&mut config);
-    client(config)
+    client(config, &broker.proxies)
 }
 
 fn server(value: &str) -> Result<http::Uri, String> {

@@ -16,5 +16,7 @@ pub(crate) async fn client(server: SocketAddr) -> ::kube::Client {
         "contexts": [{ "name": "c", "context": { "cluster": "c", "user": "u" } }],
     });
     std::fs::write(file.path(), kubeconfig.to_string()).unwrap();
-    cluster_client(Some(file.path())).await.unwrap()
+    cluster_client(&file.path().to_owned().into())
+        .await
+        .unwrap()
 }

@@ -2,15 +2,20 @@
 
 use std::time::Duration;
 
+use http::Uri;
+use hyper::rt::{Read, Write};
 use hyper_timeout::TimeoutConnector;
 use hyper_util::client::legacy;
-use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::proxy::Tunnel;
+use hyper_util::client::legacy::connect::{Connection, HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use kube::client::retry::RetryPolicy;
 use kube::client::{Body, ClientBuilder, ConfigExt};
 use kube::{Client, Config, Error};
 use tower::retry::RetryLayer;
-use tower::{BoxError, ServiceBuilder};
+use tower::{BoxError, Service, ServiceBuilder};
+
+use super::proxy::Proxies;
 
 /// How long a connection may be idle before the other end's kernel is asked whether it is still there. A watch on which
 /// nothing happens is idle, apart from a bookmark a minute.
@@ -25,16 +30,34 @@ const UNANSWERED: Duration = Duration::from_secs(20);
 
 /// A client as `kube` makes it from the same configuration, but for the sockets' options, on which it has no say. The
 /// kernels answer the questions, so that a server that is busy loses no connection by them.
-pub(super) fn connect(config: Config) -> Result<Client, Error> {
-    if config.proxy_url.is_some() {
-        // Which proxies there are, and what is said of others, is a matter of how `kube` was built.
-        return Ok(ClientBuilder::try_from(config)?.build());
-    }
+///
+/// A proxy is asked for a way through (CONNECT), so that TLS is with the server itself.
+pub(super) fn connect(config: Config, proxies: &Proxies) -> Result<Client, Error> {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_keepalive(Some(IDLE));
     tcp.set_keepalive_interval(Some(ASK_AGAIN));
     tcp.set_tcp_user_timeout(Some(UNANSWERED));
+    match proxies.of(&config.cluster_url) {
+        None => over(config, tcp),
+        Some(proxy) => {
+            let mut tunnel = Tunnel::new(proxy.uri().clone(), tcp);
+            if let Some(auth) = proxy.basic_auth() {
+                tunnel = tunnel.with_auth(auth.clone());
+            }
+            over(config, tunnel)
+        }
+    }
+}
+
+/// The client over connections of a kind.
+fn over<C>(config: Config, tcp: C) -> Result<Client, Error>
+where
+    C: Service<Uri> + Clone + Send + Sync + 'static,
+    C::Response: Read + Write + Connection + Send + Unpin,
+    C::Future: Send,
+    C::Error: Into<BoxError>,
+{
     let mut connector = TimeoutConnector::new(config.rustls_https_connector_with_connector(tcp)?);
     connector.set_connect_timeout(config.connect_timeout);
     connector.set_read_timeout(config.read_timeout);

@@ -96,6 +96,17 @@ pub static COMMON: &[Setting] = &[
         "Path of the kubeconfig of this cluster's API; unset: the pod's service account",
         "the path of a readable kubeconfig file",
     ),
+    Setting::new(
+        "HTTPS_PROXY",
+        "Proxy by which API servers and sites are reached; a kubeconfig's proxy-url goes before it for the cluster's own",
+        "http://[USER:PASSWORD@]HOST[:PORT]",
+    )
+    .secret(),
+    Setting::new(
+        "NO_PROXY",
+        "What is reached without the proxy",
+        "names, which stand for what ends with them too, IP addresses and CIDRs, with commas in between; * for all",
+    ),
 ];
 
 /// Variables that Submariner's operator gives its processes and that have no meaning in ours: no warning for them.
@@ -162,7 +173,12 @@ impl Settings {
         let mut values = BTreeMap::new();
         let mut problems = Vec::new();
         for setting in COMMON.iter().chain(table) {
-            let variable = environment.remove(setting.name);
+            let mut variable = environment.remove(setting.name);
+            if setting.name.ends_with("_PROXY") {
+                // These are written in either case.
+                let lower = environment.remove(&setting.name.to_ascii_lowercase());
+                variable = variable.or(lower);
+            }
             let on_command_line = matches.try_contains_id(setting.name).unwrap_or(false)
                 && matches.value_source(setting.name) == Some(ValueSource::CommandLine);
             let given = on_command_line

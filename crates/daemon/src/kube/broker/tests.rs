@@ -88,7 +88,7 @@ fn a_host_alone_and_an_ipv6_address_are_servers_too() {
 
 #[tokio::test]
 async fn a_kubeconfig_that_is_not_there_is_named() {
-    let error = cluster_client(Some("/no/such/kubeconfig".as_ref()))
+    let error = cluster_client(&PathBuf::from("/no/such/kubeconfig").into())
         .await
         .err()
         .unwrap();
