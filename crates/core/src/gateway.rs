@@ -4,6 +4,7 @@
 //! there, and the differences are written.
 
 mod cable;
+mod copies;
 pub mod election;
 mod expiry;
 mod gone;

@@ -69,11 +69,14 @@ pub struct Ours {
     pub gateway: BTreeSet<IpAddr>,
 }
 
-/// Other clusters in the order of their identifiers, and what is wrong with them.
+/// Other clusters, those that are there for longest first and of one second in the order of their identifiers, and what is wrong with them.
 ///
-/// * `OverlappingSubnets`: a subnet that overlaps one of ours, one of another remote cluster, addresses that are
+/// Of two that claim the same, the first has it: a newcomer takes no traffic from anybody. A cluster is as old as the oldest of its Endpoints says, so
+/// that it is not young again because another gateway took over.
+///
+/// * `OverlappingSubnets`: a subnet that overlaps one of ours, one of another remote cluster that was there before, addresses that are
 ///   never remote, or that would take traffic from our own nodes, is left out; the cluster's other subnets are not affected.
-/// * `CableAddressConflict`: a gateway's address is one of ours, or is another's inside the cable.
+/// * `CableAddressConflict`: a gateway's address is one of ours, or is inside the cable that of a cluster that was there before.
 /// * `SeveralEndpoints`: the newest of a cluster counts.
 /// * `InvalidStandbys`: what an Endpoint says of gateways that may take its place can't be used.
 #[must_use]
@@ -84,7 +87,7 @@ pub fn remotes<'a>(
 ) -> (Vec<Remote<'a>>, Vec<Condition>) {
     let mut every: Vec<&Endpoint> = endpoints.collect();
     every.sort_by(|a, b| (&a.cluster, a.order()).cmp(&(&b.cluster, b.order())));
-    let mut counting: Vec<&Endpoint> = Vec::new();
+    let mut counting: Vec<(i64, &Endpoint)> = Vec::new();
     let (mut overlaps, mut conflicts, mut several) = (Vec::new(), Vec::new(), Vec::new());
     let mut unusable = Vec::new();
     for all in every.chunk_by(|a, b| a.cluster == b.cluster) {
@@ -101,9 +104,13 @@ pub fn remotes<'a>(
             ));
         }
         if cluster != own {
-            counting.push(endpoint);
+            let since = all.iter().map(|e| e.since).min().unwrap_or(endpoint.since);
+            counting.push((since, endpoint));
         }
     }
+    // Stable: those of one age stay in the order of their identifiers.
+    counting.sort_by_key(|(since, _)| *since);
+    let counting: Vec<&Endpoint> = counting.into_iter().map(|(_, e)| e).collect();
     let contested = contested(&counting);
     let mut remotes: Vec<Remote<'_>> = Vec::new();
     let mut taken = Taken::default();
@@ -213,7 +220,9 @@ fn refusal(net: &IpNet, ours: &Ours, taken: Option<&Taken<'_>>) -> Option<String
         return Some(format!("it contains {ip} of {what}"));
     }
     let (theirs, cluster) = taken?.overlapping(net)?;
-    Some(format!("it overlaps {theirs} of cluster {cluster}"))
+    Some(format!(
+        "it overlaps {theirs} of cluster {cluster}, which was there first"
+    ))
 }
 
 /// Addresses of an Endpoint that are ours.
@@ -257,7 +266,7 @@ fn indistinct<'a>(
             families.insert(family);
             let other = other.map_or("this cluster".to_owned(), |id| format!("cluster {id}"));
             conflicts.push(format!(
-                "Endpoint {} with {private} would have {address} inside the cable, which {other} has: it is not reached over {family}",
+                "Endpoint {} with {private} would have {address} inside the cable, which {other} has already: it is not reached over {family}",
                 endpoint.name
             ));
         } else {

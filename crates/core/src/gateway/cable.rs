@@ -111,7 +111,7 @@ fn standbys<'a, 'r>(
     all.filter(move |(_, standby)| standby.backend == driver.name())
 }
 
-/// What the Gateway object says of each peer, one entry per family.
+/// What the Gateway object says of each peer, one entry per family, in the order of their identifiers.
 pub(super) fn connections(
     underlays: &BTreeMap<Family, Underlay>,
     remotes: &[Remote<'_>],
@@ -121,6 +121,8 @@ pub(super) fn connections(
 ) -> Vec<Connection> {
     let mut connections = Vec::new();
     let driver = known.driver().name();
+    let mut remotes: Vec<&Remote<'_>> = remotes.iter().collect();
+    remotes.sort_by_key(|remote| &remote.endpoint.cluster);
     for remote in remotes {
         let endpoint = remote.endpoint;
         let connection = |status, message: String, using: Option<Path>| Connection {
