@@ -19,7 +19,10 @@ use wireguard::{Beside, Keys, Tunnel};
 /// What is known of the tunnels of this gateway's cable.
 pub(super) enum Known<'a> {
     /// Nothing: VXLAN has no session.
-    Vxlan,
+    Vxlan {
+        /// UDP port of our device.
+        port: u16,
+    },
     /// Which keys the others have, and what became of the tunnels.
     WireGuard {
         /// By cluster.
@@ -34,7 +37,7 @@ pub(super) enum Known<'a> {
 impl Known<'_> {
     fn driver(&self) -> Driver {
         match self {
-            Self::Vxlan => Driver::Vxlan,
+            Self::Vxlan { .. } => Driver::Vxlan,
             Self::WireGuard { .. } => Driver::WireGuard,
         }
     }
@@ -50,16 +53,20 @@ impl Known<'_> {
         let endpoint = remote.endpoint;
         let error = |message: String| (ConnectionStatus::Error, message, None);
         match self {
-            Self::Vxlan if remote.indistinct.contains(&family) => error(format!(
+            Self::Vxlan { .. } if remote.indistinct.contains(&family) => error(format!(
                 "its {family} address inside the cable is another gateway's: see CableAddressConflict"
             )),
-            Self::Vxlan => match reached(endpoint, family, paths) {
-                Some(path) => match path.rewritten() {
-                    None => (ConnectionStatus::Connected, String::new(), Some(path)),
-                    Some(why) => error(format!("a VXLAN cable can't pass a NAT: {why}")),
-                },
-                None => error(format!("the other side publishes no {family} address")),
-            },
+            Self::Vxlan { port } => {
+                let port = vxlan::port_of(endpoint, *port);
+                match (reached(endpoint, family, paths), port) {
+                    (_, Err(why)) => error(why),
+                    (Some(path), Ok(_)) => match path.rewritten() {
+                        None => (ConnectionStatus::Connected, String::new(), Some(path)),
+                        Some(why) => error(format!("a VXLAN cable can't pass a NAT: {why}")),
+                    },
+                    (None, Ok(_)) => error(format!("the other side publishes no {family} address")),
+                }
+            }
             Self::WireGuard {
                 keys,
                 beside,

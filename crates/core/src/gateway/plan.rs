@@ -156,7 +156,7 @@ impl State {
                 own.mac,
                 &self.learned_macs,
             );
-            return Known::Vxlan;
+            return Known::Vxlan { port };
         };
         if let Some(why) = &self.tunnels.failure {
             let message = format!("the WireGuard device is not as it should be: {why}");

@@ -98,6 +98,7 @@ fn in_place(name: &str, have: &Link, want: &Link, fdb: &Owned<BTreeSet<Fdb>>) ->
             link: name.to_owned(),
             mac: Mac::ZERO,
             dst: *dst,
+            port: None,
         };
         fdb.get().is_none_or(|wanted| wanted.contains(&entry))
     };
