@@ -9,6 +9,7 @@ use strait_api::gateway::{Connection, ConnectionStatus};
 use strait_api::{ClusterId, Endpoint};
 use strait_host::{Family, Key};
 
+use super::copies::Refused;
 use super::health::Health;
 use crate::discovery::{Path, Results as Paths, reached};
 use crate::driver::Driver;
@@ -118,15 +119,34 @@ fn standbys<'a, 'r>(
     all.filter(move |(_, standby)| standby.backend == driver.name())
 }
 
-/// What the Gateway object says of each peer, one entry per family, in the order of their identifiers.
+/// So many reasons why something of an Endpoint is not used are told in a connection.
+const MOST_REASONS: usize = 8;
+/// So many Endpoints that are refused have a connection: anybody could write as many as he likes.
+const MOST_REFUSED: usize = 32;
+
+/// What somebody else's Endpoint is the reason of, in a text of limited length.
+fn reasons(all: &[String]) -> String {
+    let some: Vec<&str> = all.iter().take(MOST_REASONS).map(String::as_str).collect();
+    let rest = all.len().saturating_sub(MOST_REASONS);
+    let more = if rest > 0 {
+        format!("; and {rest} more")
+    } else {
+        String::new()
+    };
+    some.join("; ") + &more
+}
+
+/// What the Gateway object says of each peer, one entry per family, in the order of their identifiers, and then of those that are refused. What
+/// is not used of a peer's Endpoint stands behind what else there is to say, whatever becomes of the rest.
 pub(super) fn connections(
     underlays: &BTreeMap<Family, Underlay>,
     remotes: &[Remote<'_>],
+    refused: &[Refused],
     known: &Known<'_>,
     paths: &Paths,
     health: &Health<'_>,
 ) -> Vec<Connection> {
-    let mut connections = Vec::new();
+    let mut connections: Vec<Connection> = Vec::new();
     let driver = known.driver().name();
     let mut remotes: Vec<&Remote<'_>> = remotes.iter().collect();
     remotes.sort_by_key(|remote| &remote.endpoint.cluster);
@@ -165,6 +185,25 @@ pub(super) fn connections(
             let message = "the other side has no subnet that can be reached from here".to_owned();
             connections.push(connection(ConnectionStatus::Error, message, None));
         }
+        if !remote.refused.is_empty() {
+            let reasons = reasons(&remote.refused);
+            for connection in connections.iter_mut().skip(before) {
+                let said = &mut connection.status_message;
+                if !said.is_empty() {
+                    said.push_str("; ");
+                }
+                said.push_str(&reasons);
+            }
+        }
     }
+    let refused = refused.iter().take(MOST_REFUSED).map(|refused| Connection {
+        status: ConnectionStatus::Error,
+        status_message: refused.why.clone(),
+        endpoint: refused.spec.clone(),
+        using_ip: String::new(),
+        using_nat: false,
+        latency_rtt: None,
+    });
+    connections.extend(refused);
     connections
 }

@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 use serde_json::Value;
 use strait_api::names::{ANNOTATION_SINCE, LABEL_CLUSTER_ID};
-use strait_api::{Cluster, ClusterId, Endpoint, Object};
+use strait_api::{Cluster, ClusterId, Endpoint, EndpointSpec, Object};
 use strait_host::Family;
 
 use super::State;
 use super::objects::{from, from_broker, texts};
-use crate::Condition;
 use crate::net::overlap;
+use crate::{Condition, Entry};
 
 /// So many prefixes are named in a message.
 const MOST_NAMED: usize = 8;
@@ -23,17 +23,29 @@ pub(super) struct Copies {
     pub endpoints: Vec<Object>,
     /// Whether these are all Endpoints.
     pub endpoints_known: bool,
+    /// Endpoints that are not taken over.
+    pub refused: Vec<Refused>,
     /// What is not taken over, and why.
-    refused: Vec<String>,
-    /// What is left out of an Endpoint that is taken over.
-    outside: Vec<String>,
+    rejected: Vec<String>,
+    /// What is left out of an Endpoint that is taken over, by its name.
+    pub outside: BTreeMap<String, String>,
+}
+
+/// An Endpoint on the broker that is not taken over.
+pub(super) struct Refused {
+    /// What it says; of one that can't be parsed, what can be shown.
+    pub spec: EndpointSpec,
+    /// Why.
+    pub why: String,
 }
 
 impl Copies {
     pub(super) fn conditions(&self) -> impl Iterator<Item = Condition> {
+        let outside = self.outside.iter();
+        let outside = outside.map(|(name, said)| format!("{name} on the broker: {said}"));
         let all = [
-            ("RejectedObject", &self.refused),
-            ("SubnetOutsideCluster", &self.outside),
+            ("RejectedObject", self.rejected.clone()),
+            ("SubnetOutsideCluster", outside.collect()),
         ];
         let some = all.into_iter().filter(|(_, said)| !said.is_empty());
         some.map(|(name, said)| Condition::degraded(name, said.join("; ")))
@@ -44,8 +56,7 @@ impl State {
     /// What other clusters have on the broker and may have here, and what is refused.
     pub(super) fn copies(&self) -> Copies {
         let s = &self.settings;
-        let (clusters, mut refused) =
-            from_broker(&self.broker_clusters, &s.cluster, |c| &c.id, |_| None);
+        let (clusters, bad) = from_broker(&self.broker_clusters, &s.cluster, |c| &c.id, |_| None);
         let local = self.local_cidrs();
         let overlapping = |endpoint: &Endpoint| {
             let (theirs, ours) = endpoint.subnets.iter().find_map(|theirs| {
@@ -55,15 +66,26 @@ impl State {
                 "OverlappingSubnets: its subnet {theirs} overlaps {ours} of this cluster"
             ))
         };
+        let mut rejected: Vec<String> = bad.into_iter().map(rejection).collect();
         let (endpoints, bad) = from_broker(
             &self.broker_endpoints,
             &s.cluster,
             |e| &e.cluster,
             overlapping,
         );
-        refused.extend(bad);
+        let refused = bad.iter().map(|(entry, why)| Refused {
+            spec: shown(entry),
+            why: why.clone(),
+        });
+        let refused = refused.chain(self.rivals().map(|entry| Refused {
+            spec: shown(entry),
+            why: "DuplicateClusterId: another cluster has the id of this one".to_owned(),
+        }));
+        let refused = refused.collect();
+        rejected.extend(bad.into_iter().map(rejection));
         let mut copies = Copies {
             refused,
+            rejected,
             // A cluster's age, and what it may claim, stand in its Cluster.
             endpoints_known: self.broker_endpoints.is_known() && self.broker_clusters.is_known(),
             ..Copies::default()
@@ -81,6 +103,7 @@ impl State {
                 let mut copy = from(object, &s.namespace);
                 if let Some(cidrs) = listed.get(&endpoint.cluster) {
                     let outside = leave_out(&mut copy, endpoint, cidrs);
+                    let outside = outside.map(|why| (endpoint.name.clone(), why));
                     copies.outside.extend(outside);
                 }
                 let age = ages.get(&endpoint.cluster);
@@ -99,6 +122,45 @@ impl State {
             .map(|(object, _)| from(object, &s.namespace))
             .collect();
         copies
+    }
+}
+
+fn rejection<T>((entry, why): (&Entry<T>, String)) -> String {
+    format!("{} on the broker: {why}", entry.object.key)
+}
+
+/// What an Endpoint says, as far as it can be shown in a connection: the schema of that asks for an id, a cable name and texts.
+fn shown(entry: &Entry<Endpoint>) -> EndpointSpec {
+    if let Ok(endpoint) = &entry.parsed {
+        return (*endpoint.spec).clone();
+    }
+    let object = &entry.object;
+    let cut = |text: &str, most| -> String {
+        let good = text.chars().filter(|c| !c.is_control());
+        good.take(most).collect()
+    };
+    let spec = object.content.get("spec");
+    let text = |field, most| {
+        let text = spec
+            .and_then(|spec| spec.get(field))
+            .and_then(Value::as_str);
+        text.map(|text| cut(text, most))
+            .filter(|text| !text.is_empty())
+    };
+    let label = object.labels.get(LABEL_CLUSTER_ID);
+    let label = label
+        .map(|label| cut(label, 63))
+        .filter(|label| !label.is_empty());
+    let name = Some(cut(&object.key.name, 253)).filter(|name| !name.is_empty());
+    let or = |some: Option<String>| some.unwrap_or_else(|| "unknown".to_owned());
+    EndpointSpec {
+        cluster_id: or(label.or_else(|| text("cluster_id", 63))),
+        cable_name: or(text("cable_name", 200).or(name)),
+        hostname: text("hostname", 253).unwrap_or_default(),
+        private_ip: text("private_ip", 64).unwrap_or_default(),
+        public_ip: text("public_ip", 64).unwrap_or_default(),
+        backend: text("backend", 64).unwrap_or_default(),
+        ..EndpointSpec::default()
     }
 }
 
@@ -146,8 +208,7 @@ fn leave_out(copy: &mut Object, endpoint: &Endpoint, cidrs: &[IpNet]) -> Option<
         cidrs.iter().take(MOST_NAMED),
     );
     Some(format!(
-        "{} on the broker: {} is not routed, since its Cluster lists {} only",
-        endpoint.name,
+        "{} is not routed, since its Cluster lists {} only",
         texts(some).join(", "),
         texts(listed).join(", ")
     ))

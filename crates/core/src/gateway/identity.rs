@@ -104,7 +104,7 @@ impl State {
     }
 
     /// Endpoints on the broker of other clusters that have our id.
-    fn rivals(&self) -> impl Iterator<Item = &Entry<Endpoint>> {
+    pub(super) fn rivals(&self) -> impl Iterator<Item = &Entry<Endpoint>> {
         self.broker_endpoints
             .values()
             .filter(|e| is_own_on_broker(e, &self.settings.cluster) && self.is_rivals(&e.object))

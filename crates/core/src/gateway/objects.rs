@@ -42,11 +42,11 @@ pub(super) fn from_broker<'a, T>(
     own: &ClusterId,
     id: impl Fn(&T) -> &ClusterId,
     why_not: impl Fn(&T) -> Option<String>,
-) -> (Vec<(&'a Object, &'a T)>, Vec<String>) {
+) -> (Vec<(&'a Object, &'a T)>, Vec<(&'a Entry<T>, String)>) {
     let mut taken = Vec::new();
     let mut refused = Vec::new();
     for entry in broker.values() {
-        let (object, name) = (&entry.object, &entry.object.key);
+        let object = &entry.object;
         // Unlabelled objects were not put there for us; those with our label are our own.
         let Some(label) = label(object).filter(|l| *l != own.as_str()) else {
             continue;
@@ -61,7 +61,7 @@ pub(super) fn from_broker<'a, T>(
         };
         match verdict {
             Ok(parsed) => taken.push((object, parsed)),
-            Err(why) => refused.push(format!("{name} on the broker: {why}")),
+            Err(why) => refused.push((entry, why)),
         }
     }
     (taken, refused)

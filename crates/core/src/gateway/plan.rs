@@ -94,9 +94,14 @@ impl State {
                 .endpoints
                 .values()
                 .filter_map(|e| e.parsed.as_ref().ok());
-            let (remotes, problems) = remotes(endpoints, &self.settings.cluster, &self.ours(own));
+            let (mut remotes, problems) =
+                remotes(endpoints, &self.settings.cluster, &self.ours(own));
             conditions.extend(problems);
             plan.discovery = Some(self.discovery(own, &remotes));
+            for remote in &mut remotes {
+                let outside = copies.outside.get(&remote.endpoint.name);
+                remote.refused.extend(outside.cloned());
+            }
             let known = self.cable(own, &remotes, &mut plan);
             conditions.append(&mut plan.conditions);
             // What others send goes by way of the gateway that carries the traffic.
@@ -120,6 +125,7 @@ impl State {
                         &own.underlays,
                         &remotes,
                         &known,
+                        &copies.refused,
                         &self.paths,
                         &Health {
                             enabled: self.settings.health_check,

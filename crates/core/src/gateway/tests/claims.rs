@@ -159,3 +159,104 @@ fn what_a_cluster_does_not_list_is_not_reached_by_way_of_it() {
     let (all, said) = reached(&mut s, "SubnetOutsideCluster");
     assert_eq!((all["west"].len(), said.as_str()), (6, ""));
 }
+
+fn connections(s: &State) -> Vec<(String, ConnectionStatus, String)> {
+    let status: GatewayStatus = s.plan().gateway.unwrap().section("status").unwrap();
+    let all = status.connections.into_iter();
+    all.map(|c| (c.endpoint.cluster_id, c.status, c.status_message))
+        .collect()
+}
+
+#[test]
+fn what_is_not_used_of_a_peer_is_told_in_its_connection_whatever_becomes_of_the_rest() {
+    let mut s = state();
+    lists(&mut s, "west", 100, &["10.2.0.0/16"], &[]);
+    arrive(&mut s, &made("west", &["10.2.0.0/16"], 100));
+    lists(&mut s, "aaaaa", 200, &["10.2.0.0/16", "10.3.0.0/16"], &[]);
+    let claims = ["10.2.7.0/24", "10.3.0.0/16", "10.9.0.0/16"];
+    arrive(&mut s, &made("aaaaa", &claims, 200));
+    settle_local(&mut s);
+    let why = "10.2.7.0/24 is not routed: it overlaps 10.2.0.0/16 of cluster west, which was there first; \
+        10.9.0.0/16 is not routed, since its Cluster lists 10.2.0.0/15 only";
+    let connected =
+        |id: &str, why: &str| (id.to_owned(), ConnectionStatus::Connected, why.to_owned());
+    let expected = [connected("aaaaa", why), connected("west", "")];
+    assert_eq!(connections(&s), expected);
+    // Nobody fills the object by writing many.
+    let many: Vec<String> = (0..100).map(|n| format!("10.2.{n}.0/24")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    arrive(
+        &mut s,
+        &made("aaaaa", &[&many[..], &["10.3.0.0/16"]].concat(), 200),
+    );
+    settle_local(&mut s);
+    let (_, status, why) = connections(&s).remove(0);
+    assert_eq!(status, ConnectionStatus::Connected);
+    assert!(why.len() < 2000 && why.ends_with("; and 92 more"), "{why}");
+}
+
+#[test]
+fn an_endpoint_that_is_refused_has_a_connection_that_says_why() {
+    let mut s = state();
+    arrive(&mut s, &made("west", &["10.2.0.0/16"], 100));
+    arrive(&mut s, &remote("forged", "liar", "vxlan", "10.3.0.0/16"));
+    arrive(&mut s, &remote("clash", "clash", "vxlan", "10.1.3.0/24"));
+    let mut broken = remote("broken", "broken", "vxlan", "10.5.0.0/16").object;
+    broken.content["spec"]["subnets"] = "no list".into();
+    broken.content["spec"]["hostname"] = "a\nb".repeat(500).into();
+    arrive(&mut s, &read(broken));
+    // Nothing that it should have.
+    let mut empty = Object::new(Kind::Endpoint, "broker", "nothing");
+    empty.labels.insert(LABEL_CLUSTER_ID.into(), "x".repeat(99));
+    arrive(&mut s, &read(empty));
+    let mut rival = made("east", &["10.1.0.0/16"], 100).object;
+    let uid = (ANNOTATION_CLUSTER_UID.to_owned(), "uid-other".to_owned());
+    rival.annotations.extend([uid]);
+    arrive(&mut s, &read(rival));
+    settle_local(&mut s);
+    let plan = s.plan();
+    let status: GatewayStatus = plan.gateway.unwrap().section("status").unwrap();
+    let told: Vec<_> = status
+        .connections
+        .iter()
+        .map(|c| {
+            let text = c.status_message.as_str();
+            (c.endpoint.cluster_id.clone(), c.status, text)
+        })
+        .collect();
+    assert_eq!(
+        told[0],
+        ("west".to_owned(), ConnectionStatus::Connected, "")
+    );
+    let expected = [
+        ("broken".to_owned(), "invalid type: string"),
+        (
+            "clash".to_owned(),
+            "OverlappingSubnets: its subnet 10.1.3.0/24 overlaps 10.1.0.0/16 of this cluster",
+        ),
+        (
+            "forged".to_owned(),
+            "it carries the label of cluster 'liar', but says that it is of cluster 'forged'",
+        ),
+        ("x".repeat(63), "spec: missing"),
+        (
+            "east".to_owned(),
+            "DuplicateClusterId: another cluster has the id of this one",
+        ),
+    ];
+    assert_eq!(told.len(), 1 + expected.len(), "{told:?}");
+    for ((id, status, text), (expected_id, part)) in told[1..].iter().zip(&expected) {
+        assert_eq!((id, status), (expected_id, &ConnectionStatus::Error));
+        assert!(text.contains(part), "{text}");
+    }
+    for connection in &status.connections {
+        let spec = &connection.endpoint;
+        assert!(spec.hostname.len() <= 253 && !spec.hostname.contains('\n'));
+        assert!(!spec.cable_name.is_empty(), "the schema asks for one");
+    }
+    for n in 0..100 {
+        let id = format!("more{n}");
+        arrive(&mut s, &remote(&id, "liar", "vxlan", "10.3.0.0/16"));
+    }
+    assert_eq!(connections(&s).len(), 33);
+}
