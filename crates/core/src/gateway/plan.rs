@@ -70,6 +70,7 @@ impl State {
         let mut conditions = self.source_conditions();
         let copies = self.copies();
         conditions.extend(copies.conditions());
+        conditions.extend(self.unwritten_conditions());
         conditions.extend(self.gone_condition());
         let own = self.own(&mut conditions);
         conditions.extend(own.as_ref().and_then(|own| self.duplicate_condition(own)));
@@ -97,11 +98,11 @@ impl State {
             let (mut remotes, problems) =
                 remotes(endpoints, &self.settings.cluster, &self.ours(own));
             conditions.extend(problems);
-            plan.discovery = Some(self.discovery(own, &remotes));
             for remote in &mut remotes {
                 let outside = copies.outside.get(&remote.endpoint.name);
                 remote.refused.extend(outside.cloned());
             }
+            plan.discovery = Some(self.discovery(own, &remotes));
             let known = self.cable(own, &remotes, &mut plan);
             conditions.append(&mut plan.conditions);
             // What others send goes by way of the gateway that carries the traffic.
@@ -124,8 +125,8 @@ impl State {
                     cable::connections(
                         &own.underlays,
                         &remotes,
-                        &known,
                         &copies.refused,
+                        &known,
                         &self.paths,
                         &Health {
                             enabled: self.settings.health_check,
