@@ -354,3 +354,64 @@ fn a_vxlan_peer_is_sent_to_at_its_own_port_and_one_that_would_not_do_so_is_named
     assert_eq!(with(&mut s, 4501, None), connected(None));
     assert_eq!(with(&mut s, 4500, mac), connected(Some(4500)));
 }
+
+#[test]
+fn a_session_that_is_over_or_never_began_is_a_reason_to_look_for_the_way_where_no_ping_tells() {
+    let mut s = wireguard::gateway();
+    let key = |n| strait_host::Key([n; 32]);
+    let mut west = wireguard::peer("west", Some(&key(2).to_string()), "10.2.0.0/16");
+    let standby = serde_json::json!([{
+        "hostname": "west-2", "cableName": "west-2", "backend": "wireguard", "privateIPs": ["172.30.2.12"],
+        "backendConfig": {"publicKey": key(3).to_string(), "natt-discovery-port": "4490"},
+    }]);
+    let annotations = &mut west.object.annotations;
+    annotations.insert("strait.io/standbys".into(), standby.to_string());
+    annotations.insert("strait.io/former-public-key".into(), key(4).to_string());
+    west.object.content["spec"]["healthCheckIP"] = "10.2.1.1".into();
+    west.parsed = Endpoint::parse(&west.object);
+    arrive(&mut s, &west);
+    settle_local(&mut s);
+    let seen = |s: &State| -> Vec<(bool, bool)> {
+        let targets = s.plan().discovery.unwrap().targets.into_iter();
+        targets.map(|t| (t.dead, t.unwatched)).collect()
+    };
+    let (dead, alive) = ((true, false), (false, false));
+    assert_eq!(seen(&s), [alive, (false, true)], "nothing is known yet");
+    let up = Tunnel::Connected(None);
+    for (tunnels, expected) in [
+        (vec![(2, Tunnel::Connecting), (3, up)], [dead, alive]),
+        (vec![(2, up), (3, up)], [alive, alive]),
+        (vec![(2, Tunnel::Dead), (3, up)], [dead, alive]),
+        (vec![(2, Tunnel::Dead), (3, up), (4, up)], [alive, alive]),
+        (vec![(2, up), (3, Tunnel::Dead)], [alive, dead]),
+    ] {
+        let peers = tunnels.into_iter().map(|(n, tunnel)| (key(n), tunnel));
+        let tunnels = Tunnels {
+            peers: peers.collect(),
+            ..Tunnels::default()
+        };
+        s.apply(Input::Tunnels(tunnels.clone()), at(3));
+        assert_eq!(seen(&s), expected, "{tunnels:?}");
+    }
+    // What pings say goes before.
+    let tunnels = Tunnels {
+        peers: [(key(2), Tunnel::Dead), (key(3), up)].into(),
+        ..Tunnels::default()
+    };
+    s.apply(Input::Tunnels(tunnels), at(4));
+    let report = Report {
+        status: ConnectionStatus::Connected,
+        message: String::new(),
+        rtt: None,
+        sent: 9,
+        received: 9,
+        answered: None,
+        silent: None,
+    };
+    let targets = s.plan().health.into_iter();
+    s.apply(
+        Input::Health(targets.map(|t| (t, report.clone())).collect()),
+        at(4),
+    );
+    assert_eq!(seen(&s), [alive, alive]);
+}
