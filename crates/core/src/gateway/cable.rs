@@ -11,6 +11,7 @@ use strait_host::{Family, Key};
 
 use super::copies::Refused;
 use super::health::Health;
+use crate::condition::readable;
 use crate::discovery::{Path, Results as Paths, reached};
 use crate::driver::Driver;
 use crate::local::Underlay;
@@ -124,6 +125,9 @@ const MOST_REASONS: usize = 8;
 /// So many Endpoints that are refused have a connection: anybody could write as many as he likes.
 const MOST_REFUSED: usize = 32;
 
+/// So many characters of a driver that we do not know are shown.
+const LONGEST_DRIVER: usize = 64;
+
 /// What somebody else's Endpoint is the reason of, in a text of limited length.
 fn reasons(all: &[String]) -> String {
     let some: Vec<&str> = all.iter().take(MOST_REASONS).map(String::as_str).collect();
@@ -133,7 +137,7 @@ fn reasons(all: &[String]) -> String {
     } else {
         String::new()
     };
-    some.join("; ") + &more
+    readable(some.join("; ") + &more)
 }
 
 /// What the Gateway object says of each peer, one entry per family, in the order of their identifiers, and then of those that are refused. What
@@ -161,10 +165,10 @@ pub(super) fn connections(
             latency_rtt: None,
         };
         if endpoint.backend != driver {
-            let message = format!(
-                "cable driver '{}' of the other side does not match ours, '{driver}'",
-                endpoint.backend
-            );
+            let theirs: String = endpoint.backend.chars().take(LONGEST_DRIVER).collect();
+            let message = readable(format!(
+                "cable driver '{theirs}' of the other side does not match ours, '{driver}'"
+            ));
             connections.push(connection(ConnectionStatus::Error, message, None));
             continue;
         }
@@ -198,7 +202,7 @@ pub(super) fn connections(
     }
     let refused = refused.iter().take(MOST_REFUSED).map(|refused| Connection {
         status: ConnectionStatus::Error,
-        status_message: refused.why.clone(),
+        status_message: readable(refused.why.clone()),
         endpoint: refused.spec.clone(),
         using_ip: String::new(),
         using_nat: false,

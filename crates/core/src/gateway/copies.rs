@@ -10,6 +10,7 @@ use strait_host::Family;
 
 use super::State;
 use super::objects::{from, from_broker, texts};
+use crate::condition::readable;
 use crate::net::overlap;
 use crate::{Condition, Entry};
 
@@ -135,10 +136,7 @@ fn shown(entry: &Entry<Endpoint>) -> EndpointSpec {
         return (*endpoint.spec).clone();
     }
     let object = &entry.object;
-    let cut = |text: &str, most| -> String {
-        let good = text.chars().filter(|c| !c.is_control());
-        good.take(most).collect()
-    };
+    let cut = |text: &str, most| readable(text.chars().take(most).collect());
     let spec = object.content.get("spec");
     let text = |field, most| {
         let text = spec
