@@ -122,9 +122,6 @@ fn standbys<'a, 'r>(
 
 /// So many reasons why something of an Endpoint is not used are told in a connection.
 const MOST_REASONS: usize = 8;
-/// So many Endpoints that are refused have a connection: anybody could write as many as he likes.
-const MOST_REFUSED: usize = 32;
-
 /// So many characters of a driver that we do not know are shown.
 const LONGEST_DRIVER: usize = 64;
 
@@ -200,7 +197,7 @@ pub(super) fn connections(
             }
         }
     }
-    let refused = refused.iter().take(MOST_REFUSED).map(|refused| Connection {
+    let refused = refused.iter().map(|refused| Connection {
         status: ConnectionStatus::Error,
         status_message: readable(refused.why.clone()),
         endpoint: refused.spec.clone(),

@@ -16,6 +16,8 @@ use crate::{Condition, Entry};
 
 /// So many prefixes are named in a message.
 const MOST_NAMED: usize = 8;
+/// So many Endpoints that are refused are told of: anybody could write as many as he likes.
+const MOST_REFUSED: usize = 32;
 
 /// Other clusters' objects, as they should stand here.
 #[derive(Default)]
@@ -24,7 +26,7 @@ pub(super) struct Copies {
     pub endpoints: Vec<Object>,
     /// Whether these are all Endpoints.
     pub endpoints_known: bool,
-    /// Endpoints that are not taken over.
+    /// Endpoints that are not taken over, the first of them.
     pub refused: Vec<Refused>,
     /// What is not taken over, and why.
     rejected: Vec<String>,
@@ -34,7 +36,7 @@ pub(super) struct Copies {
 
 /// An Endpoint on the broker that is not taken over.
 pub(super) struct Refused {
-    /// What it says; of one that can't be parsed, what can be shown.
+    /// What of it can be shown.
     pub spec: EndpointSpec,
     /// Why.
     pub why: String,
@@ -74,15 +76,15 @@ impl State {
             |e| &e.cluster,
             overlapping,
         );
-        let refused = bad.iter().map(|(entry, why)| Refused {
-            spec: shown(entry),
-            why: why.clone(),
-        });
-        let refused = refused.chain(self.rivals().map(|entry| Refused {
+        let rivals = self.rivals().map(|entry| Refused {
             spec: shown(entry),
             why: "DuplicateClusterId: another cluster has the id of this one".to_owned(),
+        });
+        let refused = rivals.chain(bad.iter().map(|(entry, why)| Refused {
+            spec: shown(entry),
+            why: why.clone(),
         }));
-        let refused = refused.collect();
+        let refused = refused.take(MOST_REFUSED).collect();
         rejected.extend(bad.into_iter().map(rejection));
         let mut copies = Copies {
             refused,
@@ -130,11 +132,10 @@ fn rejection<T>((entry, why): (&Entry<T>, String)) -> String {
     format!("{} on the broker: {why}", entry.object.key)
 }
 
-/// What an Endpoint says, as far as it can be shown in a connection: the schema of that asks for an id, a cable name and texts.
+/// What an Endpoint says, as far as it can be shown in a connection, whether it can be parsed or not: the schema of that asks for an id, a cable name and
+/// texts, and there is not room for everything that somebody may have written. It is of the cluster whose label it carries: it may call itself by the id of
+/// another one, which is not to blame.
 fn shown(entry: &Entry<Endpoint>) -> EndpointSpec {
-    if let Ok(endpoint) = &entry.parsed {
-        return (*endpoint.spec).clone();
-    }
     let object = &entry.object;
     let cut = |text: &str, most| readable(text.chars().take(most).collect());
     let spec = object.content.get("spec");
@@ -158,6 +159,13 @@ fn shown(entry: &Entry<Endpoint>) -> EndpointSpec {
         private_ip: text("private_ip", 64).unwrap_or_default(),
         public_ip: text("public_ip", 64).unwrap_or_default(),
         backend: text("backend", 64).unwrap_or_default(),
+        subnets: texts(
+            entry
+                .parsed
+                .iter()
+                .flat_map(|e| &e.subnets)
+                .take(MOST_NAMED),
+        ),
         ..EndpointSpec::default()
     }
 }

@@ -200,7 +200,8 @@ fn an_endpoint_that_is_refused_has_a_connection_that_says_why() {
     let mut s = state();
     arrive(&mut s, &made("west", &["10.2.0.0/16"], 100));
     arrive(&mut s, &remote("forged", "liar", "vxlan", "10.3.0.0/16"));
-    arrive(&mut s, &remote("clash", "clash", "vxlan", "10.1.3.0/24"));
+    let many = ["10.1.3.0/24"].repeat(999);
+    arrive(&mut s, &made("clash", &many, 100));
     let mut broken = remote("broken", "broken", "vxlan", "10.5.0.0/16").object;
     broken.content["spec"]["subnets"] = "no list".into();
     broken.content["spec"]["hostname"] = "a\nb".repeat(500).into();
@@ -229,20 +230,20 @@ fn an_endpoint_that_is_refused_has_a_connection_that_says_why() {
         ("west".to_owned(), ConnectionStatus::Connected, "")
     );
     let expected = [
+        (
+            "east".to_owned(),
+            "DuplicateClusterId: another cluster has the id of this one",
+        ),
         ("broken".to_owned(), "invalid type: string"),
         (
             "clash".to_owned(),
             "OverlappingSubnets: its subnet 10.1.3.0/24 overlaps 10.1.0.0/16 of this cluster",
         ),
         (
-            "forged".to_owned(),
+            "liar".to_owned(),
             "it carries the label of cluster 'liar', but says that it is of cluster 'forged'",
         ),
         ("x".repeat(63), "spec: missing"),
-        (
-            "east".to_owned(),
-            "DuplicateClusterId: another cluster has the id of this one",
-        ),
     ];
     assert_eq!(told.len(), 1 + expected.len(), "{told:?}");
     for ((id, status, text), (expected_id, part)) in told[1..].iter().zip(&expected) {
@@ -253,6 +254,7 @@ fn an_endpoint_that_is_refused_has_a_connection_that_says_why() {
         let spec = &connection.endpoint;
         assert!(spec.hostname.len() <= 253 && !spec.hostname.contains('\n'));
         assert!(!spec.cable_name.is_empty(), "the schema asks for one");
+        assert!(spec.subnets.len() <= 8, "there may be thousands");
     }
     for n in 0..100 {
         let id = format!("more{n}");
