@@ -8,8 +8,9 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::names::{
-    ANNOTATION_FORMER_KEY, ANNOTATION_NEXT_KEY, ANNOTATION_TERM, ANNOTATION_VTEP_MAC,
-    BACKEND_INTERFACE, BACKEND_LOAD_BALANCER, BACKEND_NATT_PORT, BACKEND_UDP_PORT, CABLE_PORT,
+    ANNOTATION_FORMER_KEY, ANNOTATION_NEXT_KEY, ANNOTATION_SINCE, ANNOTATION_TERM,
+    ANNOTATION_VTEP_MAC, BACKEND_INTERFACE, BACKEND_LOAD_BALANCER, BACKEND_NATT_PORT,
+    BACKEND_UDP_PORT, CABLE_PORT,
 };
 use crate::{ClusterId, Kind, Object, Term, standby};
 
@@ -100,6 +101,9 @@ pub struct Endpoint {
     pub other_keys: Option<Box<OtherKeys>>,
     /// When this copy was made, in Unix seconds; orders two Endpoints of one cluster.
     pub created: i64,
+    /// Since when its cluster is there, in Unix seconds: as the annotation of the copy says, else when the copy was made. Of two clusters that claim
+    /// the same, the one that is there for longer has it.
+    pub since: i64,
     /// The spec as it was read; objects that tell of it share it.
     pub spec: Arc<EndpointSpec>,
 }
@@ -254,6 +258,7 @@ impl Endpoint {
             load_balancer: config(BACKEND_LOAD_BALANCER).is_some_and(|text| text == "true"),
             interface,
             created: object.created,
+            since: since(object).unwrap_or(object.created),
             spec: Arc::new(spec),
         })
     }
@@ -273,6 +278,12 @@ fn term(object: &Object) -> Result<Option<Term>, String> {
     });
     term.map(Some)
         .map_err(|why| format!("annotation {ANNOTATION_TERM}: '{}' {why}", cut(text)))
+}
+
+/// One that can't be read counts as none: nobody but who makes the copy has a say in it.
+fn since(object: &Object) -> Option<i64> {
+    let text = object.annotations.get(ANNOTATION_SINCE)?;
+    text.parse().ok().filter(|since| *since > 0)
 }
 
 /// The Ethernet address that this annotation of an object publishes.

@@ -44,6 +44,9 @@ pub const LABEL_POD_STATUS: &str = "gateway.submariner.io/status";
 pub const LABEL_POD_NODE: &str = "gateway.submariner.io/node";
 /// Annotation of an Endpoint on the broker: changes every five minutes while its cluster is there. Submariner writes none.
 pub const ANNOTATION_HEARTBEAT: &str = "strait.io/heartbeat";
+/// Annotation of the copy, in a cluster, of another cluster's Endpoint: since when the broker knows that other cluster, in Unix seconds by the
+/// broker's clock, decimal. Who makes the copy writes it; what the other cluster says under this name is dropped.
+pub const ANNOTATION_SINCE: &str = "strait.io/since";
 /// Annotation of a cluster's own Cluster, here and on the broker, and of its Endpoints on the broker: which cluster it is, beside the
 /// id that people chose.
 pub const ANNOTATION_CLUSTER_UID: &str = "strait.io/cluster-uid";

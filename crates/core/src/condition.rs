@@ -25,13 +25,19 @@ pub struct Condition {
     pub severity: Severity,
 }
 
+/// A text without control characters, which somebody else may have written into it: it is shown on terminals and in logs.
+pub(crate) fn readable(mut text: String) -> String {
+    text.retain(|c| !c.is_control());
+    text
+}
+
 impl Condition {
     /// A condition that degrades.
     #[must_use]
     pub fn degraded(name: &'static str, message: String) -> Self {
         Self {
             name,
-            message,
+            message: readable(message),
             severity: Severity::Degraded,
         }
     }
@@ -41,7 +47,7 @@ impl Condition {
     pub fn not_ready(name: &'static str, message: String) -> Self {
         Self {
             name,
-            message,
+            message: readable(message),
             severity: Severity::NotReady,
         }
     }

@@ -22,6 +22,7 @@ use std::net::{IpAddr, SocketAddr};
 pub use finder::Finder;
 pub use message::Verdict;
 use serde::Serialize;
+use strait_api::gateway::ConnectionStatus;
 use strait_api::{ClusterId, Endpoint};
 use strait_host::Family;
 
@@ -73,6 +74,8 @@ pub struct Target {
     pub load_balancer: bool,
     /// The way that was found does not work: look for one again.
     pub dead: bool,
+    /// Nothing else tells whether the way that was found still works: look again from time to time.
+    pub unwatched: bool,
 }
 
 impl Target {
@@ -92,6 +95,7 @@ impl Target {
             nat_enabled: endpoint.spec.nat_enabled,
             load_balancer: endpoint.load_balancer,
             dead,
+            unwatched: false,
         }
     }
 
@@ -296,18 +300,27 @@ pub enum Heard {
 
 /// Whom to ask: every remote gateway that can be reached, and those that may take its place, in the families in which `own` can ask. How a standby is
 /// reached is known then before it is needed: it answers under the name that it is going to publish.
+///
+/// `up` says whether there is a session with a gateway; `None` if nobody knows. It tells of ways that nobody pings.
 #[must_use]
 pub fn targets(
     remotes: &[Remote<'_>],
     families: &[Family],
     health: &health::Results,
+    up: impl Fn(&Endpoint) -> Option<bool>,
 ) -> BTreeSet<Target> {
     let of_remote = |remote: &Remote<'_>| {
         let dead = |family| {
             let report = health::target(remote, family)
                 .and_then(Result::ok)
                 .and_then(|target| health.get(&target));
-            report.is_some_and(|r| r.status == strait_api::gateway::ConnectionStatus::Error)
+            match report.map(|report| report.status) {
+                Some(ConnectionStatus::Error) => true,
+                Some(ConnectionStatus::Connected) => false,
+                Some(ConnectionStatus::Connecting | ConnectionStatus::None) | None => {
+                    up(remote.endpoint) == Some(false)
+                }
+            }
         };
         let mut names = BTreeSet::from([&remote.endpoint.cable_name]);
         let mut all = Vec::new();
@@ -317,8 +330,12 @@ pub fn targets(
         // Of several with one name, which nobody but a forger writes, the first counts.
         let standbys = remote.endpoint.standbys.iter();
         for standby in standbys.filter(|standby| names.insert(&standby.cable_name)) {
-            // No ping tells whether its way works.
-            let of = |family: &Family| Target::new(standby, *family, false);
+            // No ping tells whether its way works; a session, if there is one.
+            let up = up(standby);
+            let of = |family: &Family| Target {
+                unwatched: up.is_none(),
+                ..Target::new(standby, *family, up == Some(false))
+            };
             all.extend(families.iter().map(of));
         }
         all.retain(|target| target.private.is_some() || target.public.is_some());

@@ -4,6 +4,7 @@
 //! there, and the differences are written.
 
 mod cable;
+mod copies;
 pub mod election;
 mod expiry;
 mod gone;
@@ -17,6 +18,7 @@ mod rotation;
 #[cfg(test)]
 mod tests;
 mod turns;
+mod unwritten;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -119,6 +121,13 @@ pub enum Input {
         /// As the server has it: an older definition of the resource lacks fields.
         stored: Object,
     },
+    /// What can't be written or removed at present, and why.
+    Unwritten {
+        /// Whether that is on the broker; else in the cluster.
+        broker: bool,
+        /// All of it.
+        failures: BTreeMap<ObjectKey, String>,
+    },
     /// Time has passed.
     Tick,
 }
@@ -146,6 +155,10 @@ pub struct State {
     /// Ethernet addresses of the cable that a predecessor left, which other gateways have learned.
     learned_macs: BTreeMap<Family, Mac>,
     stored: Written,
+    /// What can't be written in the cluster.
+    unwritten: BTreeMap<ObjectKey, String>,
+    /// What can't be written on the broker.
+    unwritten_on_broker: BTreeMap<ObjectKey, String>,
     beat: Option<u64>,
     expiry: expiry::Expiry,
     uid: String,
@@ -179,6 +192,8 @@ impl State {
             host: None,
             learned_macs: BTreeMap::new(),
             stored: Written::new(),
+            unwritten: BTreeMap::new(),
+            unwritten_on_broker: BTreeMap::new(),
             beat: None,
             expiry: expiry::Expiry::default(),
         }
@@ -213,6 +228,14 @@ impl Machine for State {
             Input::Stored { wanted, stored } => {
                 self.stored.insert(wanted.key.clone(), (wanted, stored));
             }
+            Input::Unwritten {
+                broker: true,
+                failures,
+            } => self.unwritten_on_broker = failures,
+            Input::Unwritten {
+                broker: false,
+                failures,
+            } => self.unwritten = failures,
             Input::Beat(beat) => self.beat = Some(beat),
             Input::Tick => {}
         }

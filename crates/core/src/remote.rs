@@ -21,6 +21,8 @@ pub struct Remote<'a> {
     pub subnets: Vec<IpNet>,
     /// Families in which its gateway's address inside the cable is somebody else's already.
     pub indistinct: BTreeSet<Family>,
+    /// What of the Endpoint is not used, and why.
+    pub refused: Vec<String>,
 }
 
 impl Remote<'_> {
@@ -69,11 +71,14 @@ pub struct Ours {
     pub gateway: BTreeSet<IpAddr>,
 }
 
-/// Other clusters in the order of their identifiers, and what is wrong with them.
+/// Other clusters, those that are there for longest first and of one second in the order of their identifiers, and what is wrong with them.
 ///
-/// * `OverlappingSubnets`: a subnet that overlaps one of ours, one of another remote cluster, addresses that are
+/// Of two that claim the same, the first has it: a newcomer takes no traffic from anybody. A cluster is as old as the oldest of its Endpoints says, so
+/// that it is not young again because another gateway took over.
+///
+/// * `OverlappingSubnets`: a subnet that overlaps one of ours, one of another remote cluster that was there before, addresses that are
 ///   never remote, or that would take traffic from our own nodes, is left out; the cluster's other subnets are not affected.
-/// * `CableAddressConflict`: a gateway's address is one of ours, or is another's inside the cable.
+/// * `CableAddressConflict`: a gateway's address is one of ours, or is inside the cable that of a cluster that was there before.
 /// * `SeveralEndpoints`: the newest of a cluster counts.
 /// * `InvalidStandbys`: what an Endpoint says of gateways that may take its place can't be used.
 #[must_use]
@@ -84,7 +89,7 @@ pub fn remotes<'a>(
 ) -> (Vec<Remote<'a>>, Vec<Condition>) {
     let mut every: Vec<&Endpoint> = endpoints.collect();
     every.sort_by(|a, b| (&a.cluster, a.order()).cmp(&(&b.cluster, b.order())));
-    let mut counting: Vec<&Endpoint> = Vec::new();
+    let mut counting: Vec<(i64, &Endpoint, Option<String>)> = Vec::new();
     let (mut overlaps, mut conflicts, mut several) = (Vec::new(), Vec::new(), Vec::new());
     let mut unusable = Vec::new();
     for all in every.chunk_by(|a, b| a.cluster == b.cluster) {
@@ -92,19 +97,23 @@ pub fn remotes<'a>(
             continue;
         };
         let cluster = &endpoint.cluster;
-        if all.len() > 1 {
+        let others = (all.len() > 1).then(|| {
             let names: Vec<&str> = all.iter().map(|e| e.name.as_str()).collect();
-            several.push(format!(
+            format!(
                 "cluster {cluster} has {}, of which the newest counts, {}",
                 names.join(", "),
                 endpoint.name
-            ));
-        }
+            )
+        });
+        several.extend(others.clone());
         if cluster != own {
-            counting.push(endpoint);
+            let since = all.iter().map(|e| e.since).min().unwrap_or(endpoint.since);
+            counting.push((since, endpoint, others));
         }
     }
-    let contested = contested(&counting);
+    // Stable: those of one age stay in the order of their identifiers.
+    counting.sort_by_key(|(since, ..)| *since);
+    let contested = contested(&counting.iter().map(|(_, e, _)| *e).collect::<Vec<_>>());
     let mut remotes: Vec<Remote<'_>> = Vec::new();
     let mut taken = Taken::default();
     let mut inner: BTreeMap<IpAddr, Option<&ClusterId>> = ours
@@ -112,12 +121,16 @@ pub fn remotes<'a>(
         .iter()
         .map(|ip| (Vxlan::Gateways.inner(*ip), None))
         .collect();
-    for endpoint in counting {
+    for (_, endpoint, others) in counting {
+        let mut refused: Vec<String> = others.into_iter().collect();
         let mut subnets: Vec<IpNet> = Vec::with_capacity(endpoint.subnets.len());
         for net in &endpoint.subnets {
             let others = contested.contains(net).then_some(&taken);
             match refusal(net, ours, others) {
-                Some(why) => overlaps.push(format!("{net} of Endpoint {}: {why}", endpoint.name)),
+                Some(why) => {
+                    overlaps.push(format!("{net} of Endpoint {}: {why}", endpoint.name));
+                    refused.push(format!("{net} is not routed: {why}"));
+                }
                 None => subnets.push(*net),
             }
         }
@@ -126,14 +139,19 @@ pub fn remotes<'a>(
         for net in subnets.iter().filter(|net| contested.contains(*net)) {
             taken.insert(*net, &endpoint.cluster);
         }
-        conflicts.extend(claims(endpoint, ours));
+        let claims = claims(endpoint, ours);
+        refused.extend(claims.iter().cloned());
+        conflicts.extend(claims);
         let why = endpoint.bad_standbys.iter();
-        unusable.extend(why.map(|why| format!("Endpoint {}: {why}", endpoint.name)));
+        let why = why.map(|why| format!("Endpoint {}: {why}", endpoint.name));
+        refused.extend(why.clone());
+        unusable.extend(why);
         let indistinct = indistinct(endpoint, ours, &mut inner, &mut conflicts);
         remotes.push(Remote {
             endpoint,
             subnets,
             indistinct,
+            refused,
         });
     }
     let say = |name, before: &str, all: Vec<String>| {
@@ -213,7 +231,9 @@ fn refusal(net: &IpNet, ours: &Ours, taken: Option<&Taken<'_>>) -> Option<String
         return Some(format!("it contains {ip} of {what}"));
     }
     let (theirs, cluster) = taken?.overlapping(net)?;
-    Some(format!("it overlaps {theirs} of cluster {cluster}"))
+    Some(format!(
+        "it overlaps {theirs} of cluster {cluster}, which was there first"
+    ))
 }
 
 /// Addresses of an Endpoint that are ours.
@@ -257,7 +277,7 @@ fn indistinct<'a>(
             families.insert(family);
             let other = other.map_or("this cluster".to_owned(), |id| format!("cluster {id}"));
             conflicts.push(format!(
-                "Endpoint {} with {private} would have {address} inside the cable, which {other} has: it is not reached over {family}",
+                "Endpoint {} with {private} would have {address} inside the cable, which {other} has already: it is not reached over {family}",
                 endpoint.name
             ));
         } else {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use strait_core::condition::by_name;
 use strait_core::{Condition, Machine, Planned, Time};
-use strait_host::Owner;
+use strait_host::{Owner, Remade};
 use strait_kernel::{Error, Event, Kernel, Outcome, Reconciler, Watch};
 use tokio::sync::{mpsc, watch};
 
@@ -21,6 +21,8 @@ const BEAT: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_secs(5);
 /// The longest pause before a failed change is tried again.
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
+/// How long it is said that a device was made anew: who looks for what was lost should find it.
+const SAID: Duration = Duration::from_secs(60);
 
 /// The loop, with what it needs.
 pub struct Engine<M: Machine> {
@@ -35,6 +37,8 @@ pub struct Engine<M: Machine> {
     begun: Instant,
     read_at: Instant,
     retry: Duration,
+    /// Devices that were made anew, by name: until when that is said, and what.
+    remade: BTreeMap<String, (Instant, String)>,
 }
 
 /// A pass that was made.
@@ -76,6 +80,7 @@ impl<M: Machine> Engine<M> {
             begun: Instant::now(),
             read_at: Instant::now(),
             retry: Duration::ZERO,
+            remade: BTreeMap::new(),
         })
     }
 
@@ -178,7 +183,7 @@ impl<M: Machine> Engine<M> {
                 self.read_at = self.read_at.min(Instant::now() + VERIFY_SOON);
             }
         }
-        let conditions = with_outcome(plan.conditions(), &outcome);
+        let conditions = with_outcome(plan.conditions(), &outcome, self.remade(&outcome));
         self.readiness.conditions(by_name(&conditions));
         Pass {
             plan,
@@ -208,6 +213,33 @@ impl<M: Machine> Engine<M> {
         }
     }
 
+    /// What is said of devices that were made anew, in this pass or a while ago.
+    fn remade(&mut self, outcome: &Outcome) -> Option<Condition> {
+        let now = Instant::now();
+        self.remade.retain(|_, (until, _)| *until > now);
+        for Remade { link, why } in &outcome.remade {
+            tracing::warn!(
+                link,
+                why,
+                "a device was made anew; what was sent through it in that moment is lost"
+            );
+            let said = format!(
+                "{link} was removed and made anew, since it can't be changed in place: {why}"
+            );
+            self.remade.insert(link.clone(), (now + SAID, said));
+        }
+        let all: Vec<&str> = self
+            .remade
+            .values()
+            .map(|(_, said)| said.as_str())
+            .collect();
+        let said = all.join("; ");
+        (!all.is_empty()).then(|| {
+            let message = format!("{said}; what was sent through it in that moment is lost");
+            Condition::degraded("DeviceMadeAnew", message)
+        })
+    }
+
     fn next_retry(&mut self) -> Duration {
         self.retry = (self.retry * 2).clamp(Duration::from_millis(100), LONGEST_RETRY);
         self.retry
@@ -215,8 +247,13 @@ impl<M: Machine> Engine<M> {
 }
 
 /// The plan's conditions, and what came of carrying it out.
-fn with_outcome(conditions: &[Condition], outcome: &Outcome) -> Vec<Condition> {
+fn with_outcome(
+    conditions: &[Condition],
+    outcome: &Outcome,
+    remade: Option<Condition>,
+) -> Vec<Condition> {
     let mut all = conditions.to_vec();
+    all.extend(remade);
     for conflict in &outcome.conflicts {
         let message = format!("{conflict}; it is not touched: remove or rename it");
         all.push(Condition::not_ready("ForeignObject", message));

@@ -18,6 +18,7 @@ mod server;
 pub mod settings;
 mod status;
 mod uninstall;
+mod written;
 
 pub use run::run;
 pub use settings::command;

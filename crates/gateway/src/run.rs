@@ -17,8 +17,6 @@ use strait_daemon::engine::{Engine, Pass, replace};
 use strait_daemon::events::{self, Reporter};
 use strait_daemon::http::Admin;
 use strait_daemon::kube::{broker_client, cluster_client};
-use strait_daemon::objects::Annotations;
-use strait_daemon::writer::{self, Report};
 use strait_daemon::{Drain, Metrics, Readiness, lock, natt, ping};
 use strait_host::Change;
 use tokio::sync::{mpsc, watch};
@@ -27,6 +25,7 @@ use crate::cable::Cable;
 use crate::gauges::Gauges;
 use crate::held::{self, Part};
 use crate::settings::{Configuration, ROTATE_KEY, state_directory};
+use crate::written::{self, Server};
 use crate::{election, inputs, pod, public, status, uninstall};
 
 /// How many inputs wait for the main loop before the watches wait.
@@ -112,21 +111,7 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         pod::start(cluster.clone(), &namespace, pod, node, metrics.clone())
     });
     let public = public::start(cluster.clone(), namespace, proxies, sender.clone());
-    let (written, mut reports) = mpsc::unbounded_channel();
-    tokio::spawn(async move {
-        while let Some(report) = reports.recv().await {
-            let Report::Stored { wanted, stored } = report else {
-                continue;
-            };
-            if sender.send(Input::Stored { wanted, stored }).await.is_err() {
-                return;
-            }
-        }
-    });
-    let writer = |server, client| {
-        let (metrics, reports) = (metrics.clone(), written.clone());
-        writer::start(server, client, Annotations::Exact, metrics, reports)
-    };
+    let writer = |server, client| written::start(server, client, metrics.clone(), sender.clone());
     let gauges = Gauges::start(&metrics);
     let gateway = Gateway {
         election,
@@ -142,8 +127,8 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         )
         .context("a thread for pings")?,
         status: status::start(cluster.clone(), metrics.clone(), gauges.clone()),
-        local: writer("cluster", cluster),
-        broker: writer("broker", broker),
+        local: writer(Server::Cluster, cluster),
+        broker: writer(Server::Broker, broker),
         // Before anything is in the kernel, lest the route agent take it for what a dead gateway left.
         cable: {
             lock::hold().await;

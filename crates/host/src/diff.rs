@@ -8,13 +8,15 @@ use serde::Serialize;
 use crate::firewall;
 use crate::nft::{self, TableId};
 use crate::unshared::unshared;
-use crate::{
-    Address, Change, Fdb, Host, Link, LinkKind, Mac, Owned, Owner, Route, Rule, Stage, Vxlan,
-    Wanted, rp_filter_path,
-};
+use crate::{Address, Change, Host, Mac, Owned, Owner, Route, Rule, Stage, Wanted, rp_filter_path};
 
 /// `RTPROT_BOOT` and `RTPROT_STATIC` in linux/rtnetlink.h: no daemon has put its number on the route.
 const UNCLAIMED: [u8; 2] = [3, 4];
+
+mod links;
+
+pub use links::Remade;
+use links::{adoptable, links, recreated, undirected};
 
 /// What to do, and what stands in the way.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -23,6 +25,8 @@ pub struct Difference {
     pub changes: Vec<Change>,
     /// Foreign objects in the place of wanted ones. They are not touched.
     pub conflicts: Vec<Conflict>,
+    /// Links of ours that go and are made anew, since they can't become what is wanted while they are in use: what they carry in between is lost.
+    pub remade: Vec<Remade>,
 }
 
 /// A foreign object where one of ours should be.
@@ -67,7 +71,7 @@ pub enum Conflict {
 pub fn diff(host: &Host, wanted: &Wanted, owner: &Owner) -> Difference {
     let mut d = Difference::default();
     let mut removals = Vec::new();
-    let links = links(host, wanted, owner, &mut d.conflicts, &mut removals);
+    let links = links(host, wanted, owner, &mut d, &mut removals);
     removals.extend(reaped(host, wanted, owner));
     let gone = recreated(&links);
     let routes = routes(host, wanted, owner, &gone, &mut d.conflicts, &mut removals);
@@ -180,56 +184,6 @@ fn removal_order(change: &Change) -> u8 {
     }
 }
 
-fn links(
-    host: &Host,
-    wanted: &Wanted,
-    owner: &Owner,
-    conflicts: &mut Vec<Conflict>,
-    removals: &mut Vec<Change>,
-) -> Vec<Change> {
-    let fdb = &wanted.fdb;
-    let Owned::Set(wanted) = &wanted.links else {
-        return Vec::new();
-    };
-    let mut changes = Vec::new();
-    for (name, want) in wanted {
-        if let Some(conflict) = vxlan_in_the_way(host, name, want, wanted, owner) {
-            conflicts.push(conflict);
-            continue;
-        }
-        match host.links.get(name) {
-            None => changes.push(Change::CreateLink(name.clone(), want.clone())),
-            Some(have) if have.kind == want.kind => {
-                let settled = Link {
-                    master: have.master.clone(),
-                    mac: want.mac.or(have.mac),
-                    ..want.clone()
-                };
-                if *have != settled {
-                    changes.push(Change::ChangeLink(name.clone(), settled));
-                }
-            }
-            Some(have) if owner.owns_link(name, have) || adoptable(have, want) => {
-                if let Some(settled) = in_place(name, have, want, fdb) {
-                    if *have != settled {
-                        changes.push(Change::ChangeLink(name.clone(), settled));
-                    }
-                    continue;
-                }
-                changes.push(Change::RemoveLink(name.clone()));
-                changes.push(Change::CreateLink(name.clone(), want.clone()));
-            }
-            Some(_) => conflicts.push(Conflict::Link(name.clone())),
-        }
-    }
-    for (name, link) in &host.links {
-        if owner.owns_link(name, link) && !wanted.contains_key(name) {
-            removals.push(Change::RemoveLink(name.clone()));
-        }
-    }
-    changes
-}
-
 /// Links of another owner with our mark, that go.
 fn reaped<'a>(
     host: &'a Host,
@@ -242,118 +196,6 @@ fn reaped<'a>(
     };
     let names = wanted.reaped.iter().filter(marked);
     names.cloned().map(Change::RemoveLink)
-}
-
-/// Our name, network identifier and port under another mark: left by a predecessor.
-fn adoptable(have: &Link, want: &Link) -> bool {
-    match (&have.kind, &want.kind) {
-        (LinkKind::Vxlan(have), LinkKind::Vxlan(want)) => {
-            have.vni == want.vni && have.port == want.port
-        }
-        _ => false,
-    }
-}
-
-/// What a VXLAN device becomes if it can become what is wanted while it is in use: its routes stay, and nothing is lost.
-fn in_place(name: &str, have: &Link, want: &Link, fdb: &Owned<BTreeSet<Fdb>>) -> Option<Link> {
-    let (LinkKind::Vxlan(old), LinkKind::Vxlan(new)) = (&have.kind, &want.kind) else {
-        return None;
-    };
-    let v6 = old.local.or(old.remote).is_some_and(|ip| ip.is_ipv6());
-    let same = (old.vni, old.port) == (new.vni, new.port);
-    if !same || new.local?.is_ipv6() != v6 {
-        return None;
-    }
-    // The kernel removes the entry of the zero address that a default destination is together with it: where that very
-    // entry is wanted, it stays as it is, since between removing and adding nothing would be sent.
-    let floods = |dst: &IpAddr| {
-        let entry = Fdb {
-            link: name.to_owned(),
-            mac: Mac::ZERO,
-            dst: *dst,
-        };
-        fdb.get().is_none_or(|wanted| wanted.contains(&entry))
-    };
-    Some(Link {
-        kind: LinkKind::Vxlan(Vxlan {
-            remote: new.remote.or(old.remote.filter(floods)),
-            ..new.clone()
-        }),
-        master: have.master.clone(),
-        mac: want.mac.or(have.mac),
-        ..want.clone()
-    })
-}
-
-/// The links whose default destination goes in this pass.
-fn undirected(host: &Host, changes: &[Change]) -> BTreeSet<String> {
-    let remote = |link: &Link| match &link.kind {
-        LinkKind::Vxlan(vxlan) => vxlan.remote,
-        LinkKind::Veth
-        | LinkKind::Bridge
-        | LinkKind::Loopback
-        | LinkKind::Wireguard
-        | LinkKind::Tun
-        | LinkKind::Other(_) => None,
-    };
-    let changed = changes.iter().filter_map(|change| {
-        if let Change::ChangeLink(name, link) = change {
-            return Some((name, remote(link)));
-        }
-        None
-    });
-    changed
-        .filter(|(name, new)| {
-            let old = host.links.get(*name).and_then(remote);
-            old.is_some() && old != *new
-        })
-        .map(|(name, _)| name.clone())
-        .collect()
-}
-
-/// The kernel refuses a second VXLAN device of the same network identifier, port and family.
-fn vxlan_in_the_way(
-    host: &Host,
-    name: &str,
-    want: &Link,
-    wanted: &BTreeMap<String, Link>,
-    owner: &Owner,
-) -> Option<Conflict> {
-    let LinkKind::Vxlan(want) = &want.kind else {
-        return None;
-    };
-    let is_v6 = |v: &crate::Vxlan| v.local.or(v.remote).is_some_and(|ip| ip.is_ipv6());
-    let (other, _) = host.links.iter().find(|(other, link)| {
-        let LinkKind::Vxlan(have) = &link.kind else {
-            return false;
-        };
-        other.as_str() != name
-            && have.vni == want.vni
-            && have.port == want.port
-            && is_v6(have) == is_v6(want)
-            && !wanted.contains_key(*other)
-            && !owner.owns_link(other, link)
-    })?;
-    Some(Conflict::Vxlan {
-        wanted: name.to_owned(),
-        other: other.clone(),
-        vni: want.vni,
-        port: want.port,
-    })
-}
-
-/// Links that are removed to be made anew: what hung on them is gone.
-fn recreated(changes: &[Change]) -> BTreeSet<String> {
-    changes
-        .iter()
-        .filter_map(|c| {
-            if let Change::RemoveLink(name) = c {
-                Some(name.clone())
-            } else {
-                None
-            }
-        })
-        .collect()
 }
 
 /// Links on which the owner may add and remove: its own and the ones that it adopts in this pass.

@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use change::{Change, Stage};
 pub use contention::Contention;
-pub use diff::{Conflict, Difference, diff};
+pub use diff::{Conflict, Difference, Remade, diff};
 pub use firewall::{BaseChain, Filtering};
 pub use link::{Address, Fdb, Link, LinkKind, Mac, Neighbour, Scope, Vxlan};
 pub use route::{Hop, Route, RouteKind, Rule, TABLE_MAIN};

@@ -171,6 +171,9 @@ pub struct Fdb {
     pub mac: Mac,
     /// Outer destination address.
     pub dst: IpAddr,
+    /// UDP port there; `None` for the device's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use strait_host::Family;
 
 use crate::error::{Error, tolerate};
 use crate::socket::Socket;
-use crate::wire::{Attrs, Message, Request, be32_of, family_of, ip_of};
+use crate::wire::{Attrs, Message, Request, be16_of, be32_of, family_of, ip_of};
 
 /// Length of `struct nfgenmsg`.
 const FIXED: usize = 4;
@@ -217,10 +217,6 @@ fn encode_tuple(tuple: &mut Request, flow: &Flow) {
             }
         }
     });
-}
-
-fn be16_of(bytes: &[u8]) -> Option<u16> {
-    Some(u16::from_be_bytes(bytes.get(..2)?.try_into().ok()?))
 }
 
 fn number(kind: u16) -> u16 {

@@ -7,13 +7,14 @@ use strait_host::{Fdb, Mac, Neighbour};
 
 use crate::error::{Error, tolerate};
 use crate::socket::Socket;
-use crate::wire::{Message, Request, family_of, ip_of, u32_of};
+use crate::wire::{Message, Request, be16_of, family_of, ip_of, u32_of};
 
 /// Length of `struct ndmsg`.
 const FIXED: usize = 12;
 /// `NDA_*` in linux/neighbour.h.
 const DST: u16 = libc::NDA_DST;
 const LLADDR: u16 = libc::NDA_LLADDR;
+const PORT: u16 = libc::NDA_PORT;
 const BRIDGE: u8 = libc::AF_BRIDGE as u8;
 
 /// All permanent neighbours.
@@ -54,6 +55,8 @@ pub(crate) fn list_fdb(
             link: vxlans.get(&entry.index)?.clone(),
             mac: entry.mac?,
             dst: m.attrs(FIXED).find(DST).and_then(ip_of)?,
+            // Of the device's own the kernel says nothing (`vxlan_fdb_info` in drivers/net/vxlan/vxlan_core.c).
+            port: m.attrs(FIXED).find(PORT).and_then(be16_of),
         })
     });
     Ok(found.collect())
@@ -119,7 +122,7 @@ pub(crate) fn set_fdb(socket: &mut Socket, index: u32, entry: &Fdb) -> Result<()
         libc::NLM_F_REPLACE
     };
     let request = encode_fdb(libc::RTM_NEWNEIGH, libc::NLM_F_CREATE | mode, index, entry);
-    let Fdb { link, mac, dst } = entry;
+    let Fdb { link, mac, dst, .. } = entry;
     let operation = format_args!("set forwarding of {mac} to {dst} on {link}");
     socket.tell(request, &operation)
 }
@@ -127,7 +130,7 @@ pub(crate) fn set_fdb(socket: &mut Socket, index: u32, entry: &Fdb) -> Result<()
 /// Removes a forwarding entry; that it is gone already is fine.
 pub(crate) fn remove_fdb(socket: &mut Socket, index: u32, entry: &Fdb) -> Result<(), Error> {
     let request = encode_fdb(libc::RTM_DELNEIGH, 0, index, entry);
-    let Fdb { link, mac, dst } = entry;
+    let Fdb { link, mac, dst, .. } = entry;
     let operation = format_args!("remove forwarding of {mac} to {dst} from {link}");
     let answer = socket.tell(request, &operation);
     tolerate(answer, &[Errno::ENOENT, Errno::ENODEV])
@@ -138,6 +141,9 @@ fn encode_fdb(kind: u16, flags: i32, index: u32, entry: &Fdb) -> Request {
     let header = fixed(BRIDGE, index, state, libc::NTF_SELF);
     let mut request = Request::new(kind, flags, &header);
     request.attr(LLADDR, &entry.mac.0).ip(DST, entry.dst);
+    if let Some(port) = entry.port {
+        request.attr(PORT, &port.to_be_bytes());
+    }
     request
 }
 

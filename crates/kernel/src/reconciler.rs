@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use strait_host::{Change, Conflict, Contention, Host, Owner, Wanted, diff};
+use strait_host::{Change, Conflict, Contention, Host, Owner, Remade, Wanted, diff};
 
 use crate::{Error, Event, Failure, Kernel};
 
@@ -38,6 +38,8 @@ pub struct Outcome {
     pub conflicts: Vec<Conflict>,
     /// Objects that somebody else takes away again and again: they are left alone for a while.
     pub contended: Vec<String>,
+    /// Links that were made anew.
+    pub remade: Vec<Remade>,
     /// How long until they are tried again.
     pub retry_after: Option<Duration>,
 }
@@ -109,6 +111,12 @@ impl Reconciler {
             let believed = Arc::make_mut(believed);
             made.iter().for_each(|change| believed.apply(change));
         }
+        let mut remade = difference.remade;
+        let new = |name: &String| {
+            let mut created = made.iter();
+            created.any(|change| matches!(change, Change::CreateLink(link, _) if link == name))
+        };
+        remade.retain(|remade| new(&remade.link));
         let mut repaired = BTreeMap::new();
         if !new_wish {
             self.contention.repaired(&made, now);
@@ -127,6 +135,7 @@ impl Reconciler {
             repaired,
             failures,
             conflicts: difference.conflicts,
+            remade,
             contended: self.contention.held().map(str::to_owned).collect(),
             retry_after: self.contention.deadline().map(|at| at.saturating_sub(now)),
         }

@@ -345,6 +345,7 @@ fn wanted(d: &mut Dice) -> Wanted {
                     Mac([2, 0, 0, 0, 2, d.octet(5)])
                 },
                 dst,
+                port: d.yes(4).then_some(4999),
             }
         };
         let mut taken = BTreeSet::new();

@@ -417,6 +417,7 @@ fn on_a_link_that_is_gone_adding_fails_and_removing_does_not() {
         link: VXLAN.to_owned(),
         mac: Mac::ZERO,
         dst: "192.0.2.1".parse().unwrap(),
+        port: None,
     };
     let route = unicast("10.2.0.0/16", 0, hop(VXLAN, "240.0.2.1", false));
     let adding = [

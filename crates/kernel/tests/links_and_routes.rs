@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 
 use common::*;
 use ipnet::IpNet;
-use serde_json::json;
+use serde_json::{Value, json};
 use strait_host::{
     Address, Change, Fdb, Hop, LinkKind, Mac, Neighbour, Owned, Route, RouteKind, Rule, Scope,
     Wanted,
@@ -69,6 +69,7 @@ fn worker() -> Wanted {
         link: VXLAN.to_owned(),
         mac,
         dst: dst.parse().unwrap(),
+        port: None,
     };
     Wanted {
         links: links(&[(VXLAN, vxlan("192.0.2.10"))]),
@@ -272,6 +273,7 @@ fn a_default_destination_that_is_wanted_as_an_entry_stays_until_a_better_entry_i
             link: VXLAN.to_owned(),
             mac,
             dst: "192.0.2.1".parse().unwrap(),
+            port: None,
         }])),
         ..worker()
     };
@@ -291,4 +293,43 @@ fn a_default_destination_that_is_wanted_as_an_entry_stays_until_a_better_entry_i
         entries(&ns),
         "00:00:00:00:00:00 dst 192.0.2.1 self permanent\n"
     );
+}
+
+#[test]
+fn an_entry_may_lead_to_another_port_than_the_device_s_and_gets_another_one_in_place() {
+    let ns = namespace();
+    let to = |mac, dst: &str, port| Fdb {
+        link: VXLAN.to_owned(),
+        mac,
+        dst: dst.parse().unwrap(),
+        port,
+    };
+    let exact = Mac([2, 0, 0, 0, 0, 1]);
+    let with = |port| Wanted {
+        fdb: Owned::Set(BTreeSet::from([
+            to(exact, "192.0.2.1", port),
+            to(Mac::ZERO, "192.0.2.2", port),
+            to(Mac::ZERO, "192.0.2.3", None),
+        ])),
+        ..worker()
+    };
+    let entries = |ns: &Namespace| -> BTreeSet<String> {
+        let fdb = json(ns, "bridge -j fdb show dev vx-submariner");
+        let text = |e: &Value| format!("{} {} {}", e["mac"], e["dst"], e["port"]);
+        fdb.iter().map(|e| text(e).replace('"', "")).collect()
+    };
+    // The device's own is not shown.
+    for (port, shown) in [(Some(4501), "4501"), (Some(4502), "4502"), (None, "null")] {
+        let made = settle(&ns, &with(port));
+        let expected = [
+            format!("02:00:00:00:00:01 192.0.2.1 {shown}"),
+            format!("00:00:00:00:00:00 192.0.2.2 {shown}"),
+            "00:00:00:00:00:00 192.0.2.3 null".to_owned(),
+        ];
+        assert_eq!(entries(&ns), expected.into());
+        let gone = made
+            .iter()
+            .find(|c| matches!(c, Change::RemoveFdb(f) if f.mac == exact));
+        assert_eq!(gone, None, "there is no moment without it");
+    }
 }

@@ -269,3 +269,68 @@ fn bad_objects_are_named_in_readiness_status_and_log_and_hurt_nothing_else() {
         .expect("the lab answers");
     assert!(seen.is_ok(), "{seen:?}");
 }
+
+#[test]
+fn vxlan_gateways_with_ports_of_their_own_reach_each_other_and_what_a_change_costs_is_named() {
+    let lab = joined("vxports", small());
+    let node = "/api/v1/nodes/east-1";
+    let port = json!({"gateway.submariner.io/udp-port": "4501"});
+    let patch = json!({"metadata": {"annotations": port}});
+    lab.api("east", "PATCH", node, &patch).expect("it is taken");
+    let look = |node: &str, words: &[&str]| -> Value {
+        let seen = lab.exec(node, words).expect("it is shown");
+        serde_json::from_str(&seen).expect("JSON")
+    };
+    let ports = || {
+        let cable = ["ip", "-j", "-d", "link", "show", "vxlan-tunnel"];
+        let own = |node| look(node, &cable)[0]["linkinfo"]["info_data"]["port"].clone();
+        let entries = |node| {
+            let entries = look(
+                node,
+                &["bridge", "-j", "fdb", "show", "dev", "vxlan-tunnel"],
+            );
+            entries[0]["port"].clone()
+        };
+        [
+            own("east-1"),
+            entries("east-1"),
+            own("west-1"),
+            entries("west-1"),
+        ]
+    };
+    let expected = [json!(4501), json!(4500), json!(4500), json!(4501)];
+    until("each sends to the other's port", ports, |seen| {
+        *seen == expected
+    });
+    for (from, to) in [
+        ("east-2-a", "west-2-a"),
+        ("west-2-a", "east-2-a"),
+        ("west-2", "east-1-a"),
+    ] {
+        for probe in [Probe::tcp(from, to), Probe::udp(from, to)] {
+            lab.probe_until(&probe, PATIENCE, |_| true)
+                .expect("the other cluster is reached");
+        }
+    }
+    let readyz = || {
+        lab.page("east-1", Role::Gateway, "/readyz")
+            .expect("a page")
+    };
+    let page = readyz();
+    let why = "vxlan-tunnel was removed and made anew, since it can't be changed in place: its UDP port 4500 becomes 4501";
+    assert!(page.starts_with("ok"), "{page}");
+    assert!(
+        page.contains("DeviceMadeAnew") && page.contains(why),
+        "{page}"
+    );
+    let events = "/api/v1/namespaces/default/events";
+    let told = || {
+        lab.api("east", "GET", events, &Value::Null)
+            .expect("they are listed")
+    };
+    until("an Event", told, |events| {
+        let all = events["items"].as_array().into_iter().flatten();
+        let mut of_device = all.filter(|e| e["reason"] == "DeviceMadeAnew");
+        of_device.any(|e| e["message"].as_str().is_some_and(|m| m.contains(why)))
+    });
+}

@@ -20,6 +20,8 @@ const WINDOW: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_secs(60);
 /// The longest such pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+/// When a target is asked again of whose path nothing else tells: those who may take a gateway's place are reached by it at once then.
+const LOOK: Duration = Duration::from_secs(300);
 /// A request of a silent peer is a reason to ask it, but not more often than this: anybody could have sent it.
 const NOTICED: Duration = Duration::from_secs(10);
 /// How many requests are remembered; later answers to older ones don't count.
@@ -93,12 +95,23 @@ impl Check {
         let died = target.dead && !self.target.dead;
         let same = Target {
             dead: target.dead,
+            unwatched: target.unwatched,
             ..self.target.clone()
         } == target;
+        let revived = self.target.dead && !target.dead;
+        let unwatched = target.unwatched && !self.target.unwatched;
         self.target = target;
         if same && !asker_changed {
-            if died && self.round.is_none() {
-                self.begin(can_ask, now);
+            if self.round.is_none() {
+                let answered = self.path.is_some_and(|p| p.state == PathState::Answered);
+                if died {
+                    self.begin(can_ask, now);
+                } else if revived && answered {
+                    self.pause = AGAIN;
+                    self.again_at = self.target.unwatched.then_some(now + LOOK);
+                } else if unwatched && self.again_at.is_none() && self.target.port.is_some() {
+                    self.again_at = Some(now + LOOK);
+                }
             }
             return;
         }
@@ -240,6 +253,7 @@ impl Check {
             self.pause_from(now);
         } else {
             self.pause = AGAIN;
+            self.again_at = self.target.unwatched.then_some(now + LOOK);
         }
     }
 

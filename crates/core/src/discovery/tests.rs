@@ -46,6 +46,7 @@ fn target(cluster: &str, private: &str, public: Option<&str>) -> Target {
         nat_enabled: true,
         load_balancer: false,
         dead: false,
+        unwatched: false,
     }
 }
 

@@ -9,7 +9,9 @@ use strait_api::gateway::{Connection, ConnectionStatus};
 use strait_api::{ClusterId, Endpoint};
 use strait_host::{Family, Key};
 
+use super::copies::Refused;
 use super::health::Health;
+use crate::condition::readable;
 use crate::discovery::{Path, Results as Paths, reached};
 use crate::driver::Driver;
 use crate::local::Underlay;
@@ -19,7 +21,10 @@ use wireguard::{Beside, Keys, Tunnel};
 /// What is known of the tunnels of this gateway's cable.
 pub(super) enum Known<'a> {
     /// Nothing: VXLAN has no session.
-    Vxlan,
+    Vxlan {
+        /// UDP port of our device.
+        port: u16,
+    },
     /// Which keys the others have, and what became of the tunnels.
     WireGuard {
         /// By cluster.
@@ -34,7 +39,7 @@ pub(super) enum Known<'a> {
 impl Known<'_> {
     fn driver(&self) -> Driver {
         match self {
-            Self::Vxlan => Driver::Vxlan,
+            Self::Vxlan { .. } => Driver::Vxlan,
             Self::WireGuard { .. } => Driver::WireGuard,
         }
     }
@@ -50,16 +55,20 @@ impl Known<'_> {
         let endpoint = remote.endpoint;
         let error = |message: String| (ConnectionStatus::Error, message, None);
         match self {
-            Self::Vxlan if remote.indistinct.contains(&family) => error(format!(
+            Self::Vxlan { .. } if remote.indistinct.contains(&family) => error(format!(
                 "its {family} address inside the cable is another gateway's: see CableAddressConflict"
             )),
-            Self::Vxlan => match reached(endpoint, family, paths) {
-                Some(path) => match path.rewritten() {
-                    None => (ConnectionStatus::Connected, String::new(), Some(path)),
-                    Some(why) => error(format!("a VXLAN cable can't pass a NAT: {why}")),
-                },
-                None => error(format!("the other side publishes no {family} address")),
-            },
+            Self::Vxlan { port } => {
+                let port = vxlan::port_of(endpoint, *port);
+                match (reached(endpoint, family, paths), port) {
+                    (_, Err(why)) => error(why),
+                    (Some(path), Ok(_)) => match path.rewritten() {
+                        None => (ConnectionStatus::Connected, String::new(), Some(path)),
+                        Some(why) => error(format!("a VXLAN cable can't pass a NAT: {why}")),
+                    },
+                    (None, Ok(_)) => error(format!("the other side publishes no {family} address")),
+                }
+            }
             Self::WireGuard {
                 keys,
                 beside,
@@ -111,16 +120,37 @@ fn standbys<'a, 'r>(
     all.filter(move |(_, standby)| standby.backend == driver.name())
 }
 
-/// What the Gateway object says of each peer, one entry per family.
+/// So many reasons why something of an Endpoint is not used are told in a connection.
+const MOST_REASONS: usize = 8;
+/// So many characters of a driver that we do not know are shown.
+const LONGEST_DRIVER: usize = 64;
+
+/// What somebody else's Endpoint is the reason of, in a text of limited length.
+fn reasons(all: &[String]) -> String {
+    let some: Vec<&str> = all.iter().take(MOST_REASONS).map(String::as_str).collect();
+    let rest = all.len().saturating_sub(MOST_REASONS);
+    let more = if rest > 0 {
+        format!("; and {rest} more")
+    } else {
+        String::new()
+    };
+    readable(some.join("; ") + &more)
+}
+
+/// What the Gateway object says of each peer, one entry per family, in the order of their identifiers, and then of those that are refused. What
+/// is not used of a peer's Endpoint stands behind what else there is to say, whatever becomes of the rest.
 pub(super) fn connections(
     underlays: &BTreeMap<Family, Underlay>,
     remotes: &[Remote<'_>],
+    refused: &[Refused],
     known: &Known<'_>,
     paths: &Paths,
     health: &Health<'_>,
 ) -> Vec<Connection> {
-    let mut connections = Vec::new();
+    let mut connections: Vec<Connection> = Vec::new();
     let driver = known.driver().name();
+    let mut remotes: Vec<&Remote<'_>> = remotes.iter().collect();
+    remotes.sort_by_key(|remote| &remote.endpoint.cluster);
     for remote in remotes {
         let endpoint = remote.endpoint;
         let connection = |status, message: String, using: Option<Path>| Connection {
@@ -132,10 +162,10 @@ pub(super) fn connections(
             latency_rtt: None,
         };
         if endpoint.backend != driver {
-            let message = format!(
-                "cable driver '{}' of the other side does not match ours, '{driver}'",
-                endpoint.backend
-            );
+            let theirs: String = endpoint.backend.chars().take(LONGEST_DRIVER).collect();
+            let message = readable(format!(
+                "cable driver '{theirs}' of the other side does not match ours, '{driver}'"
+            ));
             connections.push(connection(ConnectionStatus::Error, message, None));
             continue;
         }
@@ -156,6 +186,25 @@ pub(super) fn connections(
             let message = "the other side has no subnet that can be reached from here".to_owned();
             connections.push(connection(ConnectionStatus::Error, message, None));
         }
+        if !remote.refused.is_empty() {
+            let reasons = reasons(&remote.refused);
+            for connection in connections.iter_mut().skip(before) {
+                let said = &mut connection.status_message;
+                if !said.is_empty() {
+                    said.push_str("; ");
+                }
+                said.push_str(&reasons);
+            }
+        }
     }
+    let refused = refused.iter().map(|refused| Connection {
+        status: ConnectionStatus::Error,
+        status_message: readable(refused.why.clone()),
+        endpoint: refused.spec.clone(),
+        using_ip: String::new(),
+        using_nat: false,
+        latency_rtt: None,
+    });
+    connections.extend(refused);
     connections
 }

@@ -104,7 +104,7 @@ impl State {
     }
 
     /// Endpoints on the broker of other clusters that have our id.
-    fn rivals(&self) -> impl Iterator<Item = &Entry<Endpoint>> {
+    pub(super) fn rivals(&self) -> impl Iterator<Item = &Entry<Endpoint>> {
         self.broker_endpoints
             .values()
             .filter(|e| is_own_on_broker(e, &self.settings.cluster) && self.is_rivals(&e.object))
@@ -172,19 +172,20 @@ fn said(spec: &EndpointSpec) -> String {
     format!("gateway {} ({addresses})", spec.hostname)
 }
 
-/// The keys by which a cluster may be heard: its gateway's, the one that it is going to have and the one that it had, and those of gateways that may
-/// have taken its place meanwhile, which who can't reach the broker tells nobody.
+/// The keys by which a cluster may be heard: its gateway's, and those of gateways that may have taken its place meanwhile, which who can't reach the
+/// broker tells nobody.
 fn keys(endpoint: &Endpoint) -> impl Iterator<Item = Key> {
-    let published = |endpoint: &Endpoint| {
-        let key = endpoint.spec.backend_config.get(BACKEND_PUBLIC_KEY);
-        key.cloned()
-    };
+    let standbys = endpoint.standbys.iter();
+    keys_of(endpoint).chain(standbys.flat_map(keys_of))
+}
+
+/// The keys by which a gateway may be heard: the one that it has, the one that it is going to have and the one that it had.
+pub(super) fn keys_of(endpoint: &Endpoint) -> impl Iterator<Item = Key> {
+    let published = endpoint.spec.backend_config.get(BACKEND_PUBLIC_KEY);
     let others = endpoint.other_keys.iter();
-    let others = others.flat_map(|others| [others.next.clone(), others.former.clone()]);
-    let standbys = endpoint.standbys.iter().map(published);
-    let all = [published(endpoint)].into_iter().chain(others);
-    let all: Vec<Option<String>> = all.chain(standbys).collect();
-    all.into_iter().flatten().filter_map(|key| key.parse().ok())
+    let others = others.flat_map(|others| [others.next.as_ref(), others.former.as_ref()]);
+    let all = [published].into_iter().chain(others);
+    all.flatten().filter_map(|key| key.parse().ok())
 }
 
 /// What is known of the tunnels.

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use strait_api::names::{ANNOTATION_CLUSTER_UID, ANNOTATION_HEARTBEAT, LABEL_CLUSTER_ID};
+use strait_api::names::{
+    ANNOTATION_CLUSTER_UID, ANNOTATION_HEARTBEAT, ANNOTATION_SINCE, LABEL_CLUSTER_ID,
+};
 use strait_api::{ClusterId, Kind, Object, ObjectKey};
 
 use super::Written;
@@ -35,40 +37,45 @@ pub(super) fn to_broker(
 
 /// What other clusters have on the broker and may have here: each under its own label only. `why_not` has the last
 /// word; what is refused is given with the reason.
-pub(super) fn from_broker<T>(
-    broker: &Source<Entry<T>>,
-    namespace: &str,
+pub(super) fn from_broker<'a, T>(
+    broker: &'a Source<Entry<T>>,
     own: &ClusterId,
     id: impl Fn(&T) -> &ClusterId,
     why_not: impl Fn(&T) -> Option<String>,
-) -> (Vec<Object>, Vec<String>) {
-    let mut copies = Vec::new();
+) -> (Vec<(&'a Object, &'a T)>, Vec<(&'a Entry<T>, String)>) {
+    let mut taken = Vec::new();
     let mut refused = Vec::new();
     for entry in broker.values() {
-        let (object, name) = (&entry.object, &entry.object.key);
+        let object = &entry.object;
         // Unlabelled objects were not put there for us; those with our label are our own.
         let Some(label) = label(object).filter(|l| *l != own.as_str()) else {
             continue;
         };
         let verdict = match &entry.parsed {
-            Err(why) => Some(why.clone()),
-            Ok(parsed) if id(parsed).as_str() != label => Some(format!(
+            Err(why) => Err(why.clone()),
+            Ok(parsed) if id(parsed).as_str() != label => Err(format!(
                 "it carries the label of cluster '{label}', but says that it is of cluster '{}'",
                 id(parsed)
             )),
-            Ok(parsed) => why_not(parsed),
+            Ok(parsed) => why_not(parsed).map_or(Ok(parsed), Err),
         };
-        if let Some(why) = verdict {
-            refused.push(format!("{name} on the broker: {why}"));
-        } else {
-            let mut copy = object.clone();
-            namespace.clone_into(&mut copy.key.namespace);
-            // Every beat would be a write here, and an event for every node.
-            copy.annotations.remove(ANNOTATION_HEARTBEAT);
-            copies.push(copy);
+        match verdict {
+            Ok(parsed) => taken.push((object, parsed)),
+            Err(why) => refused.push((entry, why)),
         }
     }
-    (copies, refused)
+    (taken, refused)
+}
+
+/// The copy here of another cluster's object on the broker.
+pub(super) fn from(object: &Object, namespace: &str) -> Object {
+    let mut copy = object.clone();
+    namespace.clone_into(&mut copy.key.namespace);
+    // Every beat would be a write here, and an event for every node.
+    copy.annotations.remove(ANNOTATION_HEARTBEAT);
+    // Nobody says of himself since when he is there.
+    copy.annotations.remove(ANNOTATION_SINCE);
+    copy
 }
 
 /// The changes that make the objects of one kind on one server what they should be.

@@ -11,9 +11,10 @@ use strait_api::names::{
 use strait_api::node::GatewayHints;
 use strait_host::Family;
 
+use super::identity::keys_of;
 use super::plan::Own;
 use super::public::{Ask, is_load_balancer};
-use super::{Device, State};
+use super::{Device, State, Tunnel};
 use crate::local::Underlay;
 use crate::net::of_family;
 use crate::remote::Remote;
@@ -144,13 +145,23 @@ impl State {
         config
     }
 
+    /// Whether there is a session with a gateway elsewhere, under any of its keys; `None` if nothing tells. One that has not begun yet counts as
+    /// none: it is asked for a way only once in a while, as is one of which a session is over.
+    fn is_up(&self, endpoint: &Endpoint) -> Option<bool> {
+        let known: Vec<&Tunnel> = keys_of(endpoint)
+            .filter_map(|key| self.tunnels.peers.get(&key))
+            .collect();
+        let up = |tunnel: &&Tunnel| matches!(tunnel, Tunnel::Connected(_));
+        (!known.is_empty()).then(|| known.iter().any(up))
+    }
+
     /// Whom to ask for the way to it.
     pub(super) fn discovery(&self, own: &Own, remotes: &[Remote<'_>]) -> discovery::Wanted {
         let addresses: BTreeMap<Family, IpAddr> =
             own.underlays.iter().map(|(f, u)| (*f, u.ip)).collect();
         let families = addresses.keys().copied().collect::<Vec<_>>();
         discovery::Wanted {
-            targets: discovery::targets(remotes, &families, &self.health),
+            targets: discovery::targets(remotes, &families, &self.health, |e| self.is_up(e)),
             own: Some(discovery::Own {
                 cluster: self.settings.cluster.clone(),
                 cable_name: own.spec.cable_name.clone(),

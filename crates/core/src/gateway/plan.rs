@@ -8,21 +8,21 @@ use serde_json::Value;
 use strait_api::gateway::{GatewayStatus, HaStatus};
 use strait_api::names::{
     ANNOTATION_CLUSTER_UID, ANNOTATION_FORMER_KEY, ANNOTATION_NEXT_KEY, ANNOTATION_VTEP_MAC,
-    LABEL_CLUSTER_ID,
 };
 use strait_api::vtep::Vxlan;
-use strait_api::{ClusterId, ClusterSpec, Endpoint, EndpointSpec, Kind, Object, valid_name};
+use strait_api::{ClusterSpec, Endpoint, EndpointSpec, Kind, Object, valid_name};
 use strait_host::{Family, Mac, Wanted, WireGuard};
 
 use super::cable::{self, Known, vxlan, wireguard};
+use super::copies::Copies;
 use super::health::Health;
-use super::objects::{changes, from_broker, is_foreign_copy, ordered, texts};
+use super::objects::{changes, is_foreign_copy, ordered, texts};
 use super::rotation::KeyStep;
 use super::turns::{Standing, in_turn, superseded};
 use super::{Device, State, public};
 use crate::driver::Driver;
 use crate::local::{Underlay, cni_address, every_link, routers, seen, underlay};
-use crate::net::{of_family, overlap};
+use crate::net::of_family;
 use crate::remote::{Ours, Remote, remotes};
 use crate::{Condition, ObjectChange, Planned, condition, discovery, health};
 
@@ -68,10 +68,9 @@ impl Planned for Plan {
 impl State {
     pub(super) fn planned(&self) -> Plan {
         let mut conditions = self.source_conditions();
-        let (copies, refused) = self.copies();
-        if !refused.is_empty() {
-            conditions.push(Condition::degraded("RejectedObject", refused.join("; ")));
-        }
+        let copies = self.copies();
+        conditions.extend(copies.conditions());
+        conditions.extend(self.unwritten_conditions());
         conditions.extend(self.gone_condition());
         let own = self.own(&mut conditions);
         conditions.extend(own.as_ref().and_then(|own| self.duplicate_condition(own)));
@@ -96,8 +95,13 @@ impl State {
                 .endpoints
                 .values()
                 .filter_map(|e| e.parsed.as_ref().ok());
-            let (remotes, problems) = remotes(endpoints, &self.settings.cluster, &self.ours(own));
+            let (mut remotes, problems) =
+                remotes(endpoints, &self.settings.cluster, &self.ours(own));
             conditions.extend(problems);
+            for remote in &mut remotes {
+                let outside = copies.outside.get(&remote.endpoint.name);
+                remote.refused.extend(outside.cloned());
+            }
             plan.discovery = Some(self.discovery(own, &remotes));
             let known = self.cable(own, &remotes, &mut plan);
             conditions.append(&mut plan.conditions);
@@ -121,6 +125,7 @@ impl State {
                     cable::connections(
                         &own.underlays,
                         &remotes,
+                        &copies.refused,
                         &known,
                         &self.paths,
                         &Health {
@@ -158,7 +163,7 @@ impl State {
                 own.mac,
                 &self.learned_macs,
             );
-            return Known::Vxlan;
+            return Known::Vxlan { port };
         };
         if let Some(why) = &self.tunnels.failure {
             let message = format!("the WireGuard device is not as it should be: {why}");
@@ -201,7 +206,7 @@ impl State {
         }
     }
 
-    fn local_cidrs(&self) -> Vec<IpNet> {
+    pub(super) fn local_cidrs(&self) -> Vec<IpNet> {
         [
             &self.settings.service_cidrs[..],
             &self.settings.cluster_cidrs[..],
@@ -319,48 +324,6 @@ impl State {
         }
     }
 
-    /// What other clusters have on the broker and may have here, and what is refused.
-    fn copies(&self) -> (Copies, Vec<String>) {
-        let s = &self.settings;
-        let local = self.local_cidrs();
-        let (mut clusters, mut refused) = from_broker(
-            &self.broker_clusters,
-            &s.namespace,
-            &s.cluster,
-            |c| &c.id,
-            |_| None,
-        );
-        let gone: BTreeSet<&str> = self.expiry.gone().map(ClusterId::as_str).collect();
-        let of_gone = |copy: &Object| {
-            let label = copy.labels.get(LABEL_CLUSTER_ID);
-            label.is_some_and(|label| gone.contains(label.as_str()))
-        };
-        clusters.retain(|copy| !of_gone(copy));
-        let (mut endpoints, bad) = from_broker(
-            &self.broker_endpoints,
-            &s.namespace,
-            &s.cluster,
-            |e| &e.cluster,
-            |endpoint| {
-                let (theirs, ours) = endpoint.subnets.iter().find_map(|theirs| {
-                    Some((theirs, local.iter().find(|ours| overlap(theirs, ours))?))
-                })?;
-                Some(format!(
-                    "OverlappingSubnets: its subnet {theirs} overlaps {ours} of this cluster"
-                ))
-            },
-        );
-        endpoints.retain(|copy| !self.expiry.is_gone(&copy.key.name));
-        refused.extend(bad);
-        (
-            Copies {
-                clusters,
-                endpoints,
-            },
-            refused,
-        )
-    }
-
     fn objects(
         &self,
         own: Option<&Own>,
@@ -377,7 +340,6 @@ impl State {
         let broker = self.on_broker(&cluster, &endpoint, &turn);
         // Copies of other clusters stay as they are while the broker has not been heard.
         let clusters_heard = self.broker_clusters.is_known();
-        let endpoints_heard = self.broker_endpoints.is_known();
         let mut local = changes(
             &self.clusters,
             &with(cluster, &copies.clusters),
@@ -388,7 +350,7 @@ impl State {
             &self.endpoints,
             &with(endpoint, &copies.endpoints),
             &self.stored,
-            |e| endpoints_heard && is_foreign_copy(e, &s.cluster),
+            |e| copies.endpoints_known && is_foreign_copy(e, &s.cluster),
         ));
         local.extend(superseded(&self.endpoints, &name, &turn, |e| {
             e.parsed.as_ref().is_ok_and(|p| p.cluster == s.cluster)
@@ -531,12 +493,6 @@ pub(super) struct Own {
     device: Option<Device>,
     mac: Mac,
     pub spec: EndpointSpec,
-}
-
-/// Other clusters' objects, as they should stand here.
-struct Copies {
-    clusters: Vec<Object>,
-    endpoints: Vec<Object>,
 }
 
 fn with(own: Object, others: &[Object]) -> Vec<Object> {

@@ -2,6 +2,7 @@
 
 mod adopted;
 mod broker;
+mod claims;
 mod discovery;
 mod health;
 mod rotation;

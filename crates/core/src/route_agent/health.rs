@@ -50,15 +50,17 @@ impl State {
             .collect()
     }
 
-    /// What the RouteAgent object says of each remote Endpoint, one entry per family.
+    /// What the RouteAgent object says of each remote Endpoint, one entry per family, in the order of their clusters' identifiers.
     pub(super) fn remote_endpoints(
         &self,
         remotes: &[Remote<'_>],
         families: &[FamilyView<'_>],
     ) -> Vec<RemoteEndpoint> {
         let answerable = self.answerable(families);
+        let mut remotes: Vec<&Remote<'_>> = remotes.iter().collect();
+        remotes.sort_by_key(|remote| &remote.endpoint.cluster);
         let entries = |remote| self.entries(remote, &answerable);
-        remotes.iter().flat_map(entries).collect()
+        remotes.into_iter().flat_map(entries).collect()
     }
 
     fn entries(&self, remote: &Remote<'_>, answerable: &BTreeSet<Family>) -> Vec<RemoteEndpoint> {

@@ -104,6 +104,7 @@ pub(super) fn entries(
             link: link.clone(),
             mac: peer.mac.unwrap_or(Mac::ZERO),
             dst: peer.outer,
+            port: None,
         });
     }
     (neighbours, fdb)

@@ -1,6 +1,8 @@
 //! What somebody left that was there before, or is another owner's.
 
-use strait_host::{Address, Change, Hop, Host, Link, Owned, Route, RouteKind, Scope, Wanted, diff};
+use strait_host::{
+    Address, Change, Hop, Host, Link, LinkKind, Owned, Route, RouteKind, Scope, Vxlan, Wanted, diff,
+};
 
 use super::*;
 
@@ -130,4 +132,52 @@ fn what_another_owner_left_goes_only_if_it_is_named_and_carries_the_mark() {
     };
     let changes = diff(&host, &wanted, &owner()).changes;
     assert_eq!(changes, [Change::RemoveLink("cable0".into())]);
+}
+
+#[test]
+fn what_can_t_be_changed_in_place_is_told_with_the_reason() {
+    let vxlan = |port, local: &str| {
+        let mut link = plain_link(Some("strait"), 100);
+        link.kind = LinkKind::Vxlan(Vxlan {
+            vni: 100,
+            port,
+            local: local.parse().ok(),
+            remote: None,
+            learning: false,
+        });
+        link
+    };
+    let told = |have: Link, want: Link| {
+        let host = Host {
+            links: [("vx0".to_owned(), have)].into(),
+            ..Host::default()
+        };
+        let mut difference = diff(&host, &wanting(want), &owner());
+        let remade = difference.remade.pop().map(|r| (r.link, r.why));
+        assert_eq!(difference.remade, []);
+        // It is told if it is so, and only then.
+        let anew = |c: &Change| matches!(c, Change::RemoveLink(name) if name == "vx0");
+        assert_eq!(remade.is_some(), difference.changes.iter().any(anew));
+        remade
+    };
+    let becomes = |why: &str| Some(("vx0".to_owned(), why.to_owned()));
+    let before = || vxlan(4500, "192.0.2.1");
+    let cases = [
+        (
+            vxlan(4501, "192.0.2.1"),
+            becomes("its UDP port 4500 becomes 4501"),
+        ),
+        (
+            vxlan(4501, "2001:db8::1"),
+            becomes("its UDP port 4500 becomes 4501, it has IPv6 outside instead of IPv4"),
+        ),
+        (vxlan(4500, "192.0.2.2"), None),
+        (before(), None),
+    ];
+    for (want, expected) in cases {
+        assert_eq!(told(before(), want), expected);
+    }
+    let mut dummy = before();
+    dummy.kind = LinkKind::Other("dummy".into());
+    assert_eq!(told(dummy, before()), becomes("its type was another"));
 }

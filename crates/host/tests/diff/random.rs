@@ -81,6 +81,7 @@ fn fdb() -> impl Strategy<Value = BTreeSet<Fdb>> {
             link,
             mac: Mac([2, 0, 0, 0, 0, mac]),
             dst: ip(n),
+            port: (n == 2).then_some(4501),
         })
     });
     let flood = prop::collection::btree_set((link_name(), 1u8..4), 0..4).prop_map(|set| {
@@ -88,6 +89,7 @@ fn fdb() -> impl Strategy<Value = BTreeSet<Fdb>> {
             link,
             mac: Mac::ZERO,
             dst: ip(n),
+            port: None,
         })
     });
     (exact, flood).prop_map(|(a, b)| a.chain(b).collect())

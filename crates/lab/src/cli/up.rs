@@ -33,6 +33,9 @@ pub(super) struct Up {
     /// IP families of all networks: v4, v6 or dual
     #[arg(long, default_value = "v4")]
     family: Families,
+    /// The same as --family dual
+    #[arg(long, conflicts_with = "family")]
+    ipv6: bool,
     /// How gateways reach those of other clusters: vxlan or wireguard
     #[arg(long, default_value = "vxlan")]
     cable: Cable,
@@ -56,6 +59,16 @@ pub(super) struct Up {
     wait: u64,
 }
 
+impl Up {
+    fn families(&self) -> Families {
+        if self.ipv6 {
+            Families::Dual
+        } else {
+            self.family
+        }
+    }
+}
+
 pub(super) fn up(arguments: &Up, binary: &Path) -> Result<()> {
     let options = Options {
         name: arguments.lab.name.clone(),
@@ -69,7 +82,7 @@ pub(super) fn up(arguments: &Up, binary: &Path) -> Result<()> {
             .copied()
             .take(usize::from(arguments.clusters.max(1)))
             .collect(),
-        families: arguments.family,
+        families: arguments.families(),
         cable: arguments.cable,
         nat: arguments.nat,
         rp_filter: arguments.rp_filter,
@@ -88,4 +101,32 @@ pub(super) fn up(arguments: &Up, binary: &Path) -> Result<()> {
         "lab '{0}' is up: 'strait lab status --name {0}' shows it, 'strait lab down --name {0}' ends it\n",
         lab.name()
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        up: Up,
+    }
+
+    fn families(words: &[&str]) -> Result<Families, clap::error::ErrorKind> {
+        let line = Line::try_parse_from([&["up"], words].concat());
+        line.map(|line| line.up.families()).map_err(|e| e.kind())
+    }
+
+    #[test]
+    fn ipv6_beside_ipv4_has_two_spellings() {
+        assert_eq!(families(&[]), Ok(Families::V4));
+        assert_eq!(families(&["--ipv6"]), Ok(Families::Dual));
+        assert_eq!(families(&["--family", "dual"]), families(&["--ipv6"]));
+        assert_eq!(families(&["--family", "v6"]), Ok(Families::V6));
+        let both = families(&["--ipv6", "--family", "v4"]);
+        assert_eq!(both, Err(clap::error::ErrorKind::ArgumentConflict));
+    }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use strait_api::names::{BACKEND_INTERFACE, CABLE_VXLAN};
+use strait_api::names::{ANNOTATION_SINCE, BACKEND_INTERFACE, CABLE_VXLAN};
 use strait_api::route_agent::AgentInfo;
 use strait_api::vtep::Vxlan as Vteps;
 use strait_api::{Endpoint, EndpointSpec, Kind, Node, Object};
@@ -15,8 +15,8 @@ use strait_host::{
 };
 
 use super::world::{
-    CABLES, CLUSTERS, CNI_LINKS, Event, Foreign, NODES, POD_CIDRS, SERVICE_CIDRS, SUBNETS, World,
-    net, node_ip, remote_ip,
+    CABLES, CLUSTERS, CNI_LINKS, Event, Foreign, NODES, POD_CIDRS, SERVICE_CIDRS, SINCE, SUBNETS,
+    World, net, node_ip, remote_ip,
 };
 
 pub(crate) fn settings(families: &[Family]) -> Settings {
@@ -96,6 +96,11 @@ impl World {
         let mut add = |name: String, created: i64, spec: EndpointSpec| {
             let mut object = Object::new(Kind::Endpoint, "ns", &name).with("spec", &spec);
             object.created = created;
+            let cluster = CLUSTERS.iter().position(|id| *id == spec.cluster_id);
+            object.annotations.extend(cluster.map(|cluster| {
+                let since = SINCE[cluster].to_string();
+                (ANNOTATION_SINCE.to_owned(), since)
+            }));
             all.insert(name, Endpoint::parse(&object));
         };
         if let Some((node, which)) = self.gateway {

@@ -80,6 +80,7 @@ impl Kernel {
                         link: name.clone(),
                         mac: Mac::ZERO,
                         dst: dst.parse().unwrap(),
+                        port: None,
                     });
                 }
             }

@@ -9,8 +9,8 @@ use strait_host::Family;
 
 use super::inputs::cni_ips;
 use super::world::{
-    CLUSTERS, CNI_LINKS, Foreign, POD_CIDRS, SERVICE_CIDRS, SUBNETS, Which, World, net, node_ip,
-    remote_ip,
+    CLUSTERS, CNI_LINKS, Foreign, POD_CIDRS, SERVICE_CIDRS, SINCE, SUBNETS, Which, World, net,
+    node_ip, remote_ip,
 };
 
 /// What this node is.
@@ -89,7 +89,9 @@ impl World {
             .filter(|n| self.families.contains(&Family::of_net(n)))
             .collect();
         let nodes = self.nodes_own();
-        for (cluster, remote) in &self.remotes {
+        let mut remotes: Vec<_> = self.remotes.iter().collect();
+        remotes.sort_by_key(|(cluster, _)| (SINCE[**cluster], CLUSTERS[**cluster]));
+        for (cluster, remote) in remotes {
             for number in &remote.subnets {
                 let subnet = net(SUBNETS[*number]);
                 let bad = special(*number)
@@ -132,7 +134,7 @@ impl World {
     }
 
     /// Whether a cluster's gateway can be told from all others inside the cables: its address there is neither our gateway's
-    /// nor that of a cluster before it.
+    /// nor that of a cluster that was there before it.
     pub(crate) fn distinct(&self, cluster: usize, family: Family) -> bool {
         let inner = |c: usize| {
             let remote = self.remotes.get(&c)?;
@@ -143,7 +145,9 @@ impl World {
         };
         let gateway = self.gateway.or(self.lost.map(|(g, _)| g));
         let ours = gateway.and_then(|(node, which)| node_ip(node, which, family));
-        ours.map(cable_inner) != Some(own) && (0..cluster).all(|before| inner(before) != Some(own))
+        let age = |c: usize| (SINCE[c], CLUSTERS[c]);
+        let mut before = (0..CLUSTERS.len()).filter(|other| age(*other) < age(cluster));
+        ours.map(cable_inner) != Some(own) && before.all(|other| inner(other) != Some(own))
     }
 
     /// What must become of a packet to a remote subnet that is routed.

@@ -9,6 +9,8 @@ use strait_host::Family;
 /// Names of all nodes; the first is this one.
 pub(crate) const NODES: [&str; 4] = ["n1", "n2", "n3", "n4"];
 pub(crate) const CLUSTERS: [&str; 4] = ["c1", "c2", "c3", "c4"];
+/// Since when each is there, in Unix seconds.
+pub(crate) const SINCE: [i64; 4] = [300, 100, 200, 200];
 /// Links that CNIs make: a known tunnel, a known bridge, a bridge of an unknown name, the host's end of a pod's veth; in
 /// the order in which an address on them counts.
 pub(crate) const CNI_LINKS: [&str; 4] = ["tunl0", "cni0", "a-br", "veth9"];

@@ -532,3 +532,49 @@ fn many_targets_are_asked_some_at_a_time() {
     }
     assert_eq!(asked.len(), 200);
 }
+
+#[test]
+fn a_way_that_nothing_watches_is_looked_for_again_from_time_to_time_and_kept_meanwhile() {
+    let seconds = |n: u64| n * 1000;
+    let target = Target {
+        unwatched: true,
+        ..west()
+    };
+    let mut a = Asking::new(&target);
+    let first = a.due(0);
+    assert_eq!(
+        a.hear(ok(to(&first, "10.0.2.1", true)), WEST, 10),
+        Heard::Response
+    );
+    assert!(a.due(seconds(299)).is_empty());
+    // It is found where it is now: it has moved behind its NAT, say.
+    let again = a.due(seconds(301));
+    assert!(!again.is_empty());
+    assert_eq!(path(&a.finder).state, PathState::Answered);
+    let mut public = ok(to(&again, "198.51.100.2", true));
+    public.response = Verdict::NatDetected.into();
+    a.hear(public, "198.51.100.2:4490", seconds(301));
+    a.due(seconds(303));
+    assert_eq!(path(&a.finder).ip, ip("198.51.100.2"));
+    assert!(!a.due(seconds(603)).is_empty(), "and so on");
+}
+
+#[test]
+fn a_way_that_works_again_is_not_looked_for_any_more() {
+    for revives in [false, true] {
+        let dead = Target {
+            dead: true,
+            ..west()
+        };
+        let mut a = Asking::new(&dead);
+        let first = a.due(0);
+        assert_eq!(
+            a.hear(ok(to(&first, "10.0.2.1", true)), WEST, 10),
+            Heard::Response
+        );
+        let own = own("east", &["10.0.1.1", "fd00::1"]);
+        let now = if revives { west() } else { dead };
+        a.finder.set(&wanted(own, &now), at(1000));
+        assert_eq!(a.due(61_000).is_empty(), revives);
+    }
+}

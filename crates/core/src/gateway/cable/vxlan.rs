@@ -66,6 +66,23 @@ fn held(host: Option<&Host>, link: &str, endpoint: &Endpoint, path: Path) -> Opt
     there.first().copied().filter(|_| there.len() == 1)
 }
 
+/// The UDP port of a peer's device, if it is another than ours; or why it can't be another. Gateways of Strait send to the port that the other
+/// publishes. Submariner's send to their own (upstream `cable/vxlan/vxlan.go`: one port for both).
+pub(super) fn port_of(endpoint: &Endpoint, own: u16) -> Result<Option<u16>, String> {
+    let theirs = endpoint.udp_port;
+    // Submariner writes neither.
+    let respects = endpoint.vtep_mac.is_some() || endpoint.term.is_some();
+    if theirs == own {
+        Ok(None)
+    } else if respects {
+        Ok(Some(theirs))
+    } else {
+        Err(format!(
+            "the other side's VXLAN cable has UDP port {theirs}, ours {own}: Submariner's gateways send to the port that they have themselves, so both must have one"
+        ))
+    }
+}
+
 /// What the gateway owns on its host.
 pub(in crate::gateway) fn wanted(
     host: Option<&Host>,
@@ -114,7 +131,9 @@ pub(in crate::gateway) fn wanted(
             let endpoint = remote.endpoint;
             // What is rewritten on the way would not arrive at the other side's device, or not be taken by its filter.
             let path = reached(endpoint, *family, paths).filter(|path| path.rewritten().is_none());
-            let (Some(path), Some(private)) = (path, remote.private_ip(*family)) else {
+            let (Some(path), Some(private), Ok(at)) =
+                (path, remote.private_ip(*family), port_of(endpoint, port))
+            else {
                 continue;
             };
             let mac = remote.vtep_mac().filter(|mac| macs.insert(*mac));
@@ -129,6 +148,7 @@ pub(in crate::gateway) fn wanted(
                 link: name.clone(),
                 mac: mac.unwrap_or(Mac::ZERO),
                 dst: held(host, &name, endpoint, path).unwrap_or(path.ip),
+                port: at,
             });
         }
         // Those who may take a gateway's place have their entries already, as long as they are in nobody's way.
@@ -160,6 +180,7 @@ pub(in crate::gateway) fn wanted(
                     link: name.clone(),
                     mac,
                     dst: path.ip,
+                    port: Some(standby.udp_port).filter(|theirs| *theirs != port),
                 });
             }
         }

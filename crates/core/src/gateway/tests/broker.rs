@@ -403,3 +403,53 @@ fn the_turns_of_another_cluster_with_our_id_are_none_of_our_elections_business()
     show(&mut ours, &broker, at(2));
     assert_eq!(ours.plan().election.unwrap().seen.unwrap().term.lease, 99);
 }
+
+#[test]
+fn what_the_broker_does_not_take_is_named_until_it_does() {
+    let mut s = state();
+    let key = ObjectKey {
+        kind: Kind::Endpoint,
+        namespace: "broker".into(),
+        name: "east-cable".into(),
+    };
+    let why = "403 Forbidden: admission webhook denied the request";
+    let unwritten = |broker, keys: &[&ObjectKey]| Input::Unwritten {
+        broker,
+        failures: keys
+            .iter()
+            .map(|k| ((*k).clone(), why.to_owned()))
+            .collect(),
+    };
+    let names = ["WriteRefused", "BrokerWriteRefused"];
+    for (broker, name, other) in [(false, names[0], names[1]), (true, names[1], names[0])] {
+        s.apply(unwritten(broker, &[&key]), at(1));
+        let plan = s.plan();
+        let message = said(&plan, name).unwrap();
+        assert!(
+            message.contains("east-cable") && message.contains(why),
+            "{message}"
+        );
+        assert_eq!(said(&plan, other), None);
+        let status: GatewayStatus = plan.gateway.unwrap().section("status").unwrap();
+        assert!(status.status_failure.contains(name));
+        // It is one reason, however many objects there are.
+        let more: Vec<ObjectKey> = (0..9)
+            .map(|n| ObjectKey {
+                name: format!("e{n}"),
+                ..key.clone()
+            })
+            .collect();
+        s.apply(unwritten(broker, &more.iter().collect::<Vec<_>>()), at(1));
+        assert!(said(&s.plan(), name).unwrap().contains("and 5 more"));
+        s.apply(unwritten(broker, &[]), at(1));
+        assert_eq!(said(&s.plan(), name), None);
+    }
+    // One that is away is said to be so.
+    s.apply(unwritten(true, &[&key]), at(1));
+    s.apply(
+        Input::BrokerEndpoints(Event::Failed("refused".into())),
+        at(1),
+    );
+    assert_eq!(said(&s.plan(), "BrokerWriteRefused"), None);
+    assert!(said(&s.plan(), "BrokerUnreachable").is_some());
+}

@@ -245,6 +245,7 @@ fn a_gateway_that_has_just_started_sends_where_the_one_before_it_did_until_it_kn
         link: CABLE_VXLAN.into(),
         mac: Mac::ZERO,
         dst: dst.parse().unwrap(),
+        port: None,
     };
     let mut host = host();
     host.fdb.insert(entry("198.51.100.2"));
@@ -313,4 +314,104 @@ fn standbys_of_another_cluster_are_asked_too_and_reached_as_was_found() {
         [before, of_standby(&s).to_string()],
         ["198.51.100.3:4501", "172.30.2.12:4501"]
     );
+}
+
+#[test]
+fn a_vxlan_peer_is_sent_to_at_its_own_port_and_one_that_would_not_do_so_is_named() {
+    let mut s = state();
+    let with = |s: &mut State, port: u16, annotation: Option<(&str, &str)>| {
+        let mut west = remote("west", "west", "vxlan", "10.2.0.0/16");
+        west.object.content["spec"]["backend_config"] =
+            serde_json::json!({"udp-port": port.to_string()});
+        west.object.annotations.clear();
+        let annotation = annotation.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        west.object.annotations.extend(annotation);
+        west.parsed = Endpoint::parse(&west.object);
+        arrive(s, &west);
+        settle_local(s);
+        let fdb = s.plan().wanted.fdb;
+        let ports: Vec<_> = fdb.get().unwrap().iter().map(|f| f.port).collect();
+        let connection = connection(s);
+        (ports, connection.status, connection.status_message)
+    };
+    let mac = Some((ANNOTATION_VTEP_MAC, "02:e8:ac:1e:02:0b"));
+    let connected = |port| (vec![port], ConnectionStatus::Connected, String::new());
+    assert_eq!(with(&mut s, 4501, mac), connected(Some(4501)));
+    assert_eq!(with(&mut s, 4500, mac), connected(None));
+    // One that took a cable over from Submariner publishes no Ethernet address.
+    let term = Some(("strait.io/term", "3.0"));
+    assert_eq!(with(&mut s, 4501, term), connected(Some(4501)));
+    assert_eq!(with(&mut s, 4500, None), connected(None));
+    let (entries, status, why) = with(&mut s, 4501, None);
+    assert_eq!((entries, status), (vec![], ConnectionStatus::Error));
+    assert!(why.contains("UDP port 4501, ours 4500"), "{why}");
+    // What is ours is what our Node says.
+    let hints = GatewayHints {
+        udp_port: Some(4501),
+        ..GatewayHints::default()
+    };
+    hint(&mut s, hints);
+    assert_eq!(with(&mut s, 4501, None), connected(None));
+    assert_eq!(with(&mut s, 4500, mac), connected(Some(4500)));
+}
+
+#[test]
+fn a_session_that_is_over_or_never_began_is_a_reason_to_look_for_the_way_where_no_ping_tells() {
+    let mut s = wireguard::gateway();
+    let key = |n| strait_host::Key([n; 32]);
+    let mut west = wireguard::peer("west", Some(&key(2).to_string()), "10.2.0.0/16");
+    let standby = serde_json::json!([{
+        "hostname": "west-2", "cableName": "west-2", "backend": "wireguard", "privateIPs": ["172.30.2.12"],
+        "backendConfig": {"publicKey": key(3).to_string(), "natt-discovery-port": "4490"},
+    }]);
+    let annotations = &mut west.object.annotations;
+    annotations.insert("strait.io/standbys".into(), standby.to_string());
+    annotations.insert("strait.io/former-public-key".into(), key(4).to_string());
+    west.object.content["spec"]["healthCheckIP"] = "10.2.1.1".into();
+    west.parsed = Endpoint::parse(&west.object);
+    arrive(&mut s, &west);
+    settle_local(&mut s);
+    let seen = |s: &State| -> Vec<(bool, bool)> {
+        let targets = s.plan().discovery.unwrap().targets.into_iter();
+        targets.map(|t| (t.dead, t.unwatched)).collect()
+    };
+    let (dead, alive) = ((true, false), (false, false));
+    assert_eq!(seen(&s), [alive, (false, true)], "nothing is known yet");
+    let up = Tunnel::Connected(None);
+    for (tunnels, expected) in [
+        (vec![(2, Tunnel::Connecting), (3, up)], [dead, alive]),
+        (vec![(2, up), (3, up)], [alive, alive]),
+        (vec![(2, Tunnel::Dead), (3, up)], [dead, alive]),
+        (vec![(2, Tunnel::Dead), (3, up), (4, up)], [alive, alive]),
+        (vec![(2, up), (3, Tunnel::Dead)], [alive, dead]),
+    ] {
+        let peers = tunnels.into_iter().map(|(n, tunnel)| (key(n), tunnel));
+        let tunnels = Tunnels {
+            peers: peers.collect(),
+            ..Tunnels::default()
+        };
+        s.apply(Input::Tunnels(tunnels.clone()), at(3));
+        assert_eq!(seen(&s), expected, "{tunnels:?}");
+    }
+    // What pings say goes before.
+    let tunnels = Tunnels {
+        peers: [(key(2), Tunnel::Dead), (key(3), up)].into(),
+        ..Tunnels::default()
+    };
+    s.apply(Input::Tunnels(tunnels), at(4));
+    let report = Report {
+        status: ConnectionStatus::Connected,
+        message: String::new(),
+        rtt: None,
+        sent: 9,
+        received: 9,
+        answered: None,
+        silent: None,
+    };
+    let targets = s.plan().health.into_iter();
+    s.apply(
+        Input::Health(targets.map(|t| (t, report.clone())).collect()),
+        at(4),
+    );
+    assert_eq!(seen(&s), [alive, alive]);
 }

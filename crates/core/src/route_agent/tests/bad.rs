@@ -136,7 +136,7 @@ fn subnets() -> Vec<Case> {
             routed: &["10.9.0.0/16", "10.8.0.0/16"],
             ..overlap("10.8.7.6/16", &["-"])
         },
-        // The later cluster in the order of names loses what an earlier one has.
+        // The later cluster loses what an earlier one has.
         endpoint_case(
             "another cluster's",
             spec("zzz", "172.30.9.11", &["10.2.7.0/24", "10.9.0.0/16"]),

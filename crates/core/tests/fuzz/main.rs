@@ -7,6 +7,8 @@
     reason = "helpers of tests fail the test"
 )]
 
+mod gateway;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
