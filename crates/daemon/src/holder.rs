@@ -5,6 +5,8 @@
 //!
 //! A child that hangs is replaced as one that died: each of its loops that has a [`Pulse`] is to be felt once a second, from the first time on.
 
+mod slate;
+
 use std::collections::BTreeMap;
 use std::env;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -21,6 +23,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use rustix::process::{Pid, Signal, kill_process};
+pub use slate::{Slate, since_boot};
 use strait_core::silence::{LOOK, Silence};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
