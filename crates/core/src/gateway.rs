@@ -14,6 +14,7 @@ mod outside;
 mod plan;
 pub mod public;
 mod rotation;
+mod standbys;
 #[cfg(test)]
 mod tests;
 mod turns;
@@ -133,6 +134,7 @@ pub struct State {
     broker_endpoints: Source<Entry<Endpoint>>,
     nodes: Source<Node>,
     gateways: Source<EndpointSpec>,
+    departed: standbys::Departed,
     silent: BTreeSet<String>,
     heard: BTreeSet<String>,
     standing: Standing,
@@ -167,6 +169,7 @@ impl State {
             broker_endpoints: Source::default(),
             nodes: Source::default(),
             gateways: Source::default(),
+            departed: standbys::Departed::default(),
             silent: BTreeSet::new(),
             heard: BTreeSet::new(),
             standing: Standing::default(),
@@ -190,6 +193,7 @@ impl Machine for State {
     type Plan = Plan;
 
     fn apply(&mut self, input: Input, now: Time) {
+        let moves = matches!(&input, Input::Gateways(_) | Input::Nodes(_) | Input::Tick);
         match input {
             Input::Clusters(event) => self.clusters.apply(event, now),
             Input::Endpoints(event) => self.endpoints.apply(event, now),
@@ -224,6 +228,7 @@ impl Machine for State {
         self.recognise();
         self.look_for_signs_of_life(now);
         self.gateways.tick(now);
+        self.follow_standbys(moves, now);
         self.follow_keys(now);
     }
 
@@ -236,6 +241,7 @@ impl Machine for State {
             self.nodes.deadline(),
             self.expiry.deadline(),
             self.gateways.deadline(),
+            self.departed.deadline(),
             self.rotation.deadline(),
         ]
         .into_iter()
