@@ -15,6 +15,7 @@ mod outside;
 mod plan;
 pub mod public;
 mod rotation;
+mod standbys;
 #[cfg(test)]
 mod tests;
 mod turns;
@@ -142,6 +143,7 @@ pub struct State {
     broker_endpoints: Source<Entry<Endpoint>>,
     nodes: Source<Node>,
     gateways: Source<EndpointSpec>,
+    departed: standbys::Departed,
     silent: BTreeSet<String>,
     heard: BTreeSet<String>,
     standing: Standing,
@@ -180,6 +182,7 @@ impl State {
             broker_endpoints: Source::default(),
             nodes: Source::default(),
             gateways: Source::default(),
+            departed: standbys::Departed::default(),
             silent: BTreeSet::new(),
             heard: BTreeSet::new(),
             standing: Standing::default(),
@@ -205,6 +208,7 @@ impl Machine for State {
     type Plan = Plan;
 
     fn apply(&mut self, input: Input, now: Time) {
+        let moves = matches!(&input, Input::Gateways(_) | Input::Nodes(_) | Input::Tick);
         match input {
             Input::Clusters(event) => self.clusters.apply(event, now),
             Input::Endpoints(event) => self.endpoints.apply(event, now),
@@ -247,6 +251,7 @@ impl Machine for State {
         self.recognise();
         self.look_for_signs_of_life(now);
         self.gateways.tick(now);
+        self.follow_standbys(moves, now);
         self.follow_keys(now);
     }
 
@@ -259,6 +264,7 @@ impl Machine for State {
             self.nodes.deadline(),
             self.expiry.deadline(),
             self.gateways.deadline(),
+            self.departed.deadline(),
             self.rotation.deadline(),
         ]
         .into_iter()

@@ -45,7 +45,7 @@ use crate::source::{Event, Source};
 use crate::time::Time;
 
 /// How long the route by way of a lost gateway stays: connecting sockets would fail at once with an unreachable one.
-const GATEWAY_GRACE: Duration = Duration::from_secs(5);
+const GATEWAY_GRACE: Duration = crate::time::OVERLAP;
 
 /// What does not change while the process runs.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,6 +6,10 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Time(pub Duration);
 
+/// How long what was replaced is kept, and may still be used by whoever learns of that late: a node's old way to its gateway, and who
+/// of a cluster's gateways has ended.
+pub(crate) const OVERLAP: Duration = Duration::from_secs(5);
+
 impl std::ops::Add<Duration> for Time {
     type Output = Self;
 

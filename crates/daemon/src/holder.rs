@@ -3,7 +3,10 @@
 //!
 //! The two speak over the child's standard input, a socket. A message is a word and a name, of fixed length; what is held goes with it. The child ends when its parent is gone.
 //!
-//! A child that hangs is replaced as one that died: each of its loops that has a [`Pulse`] is to be felt once a second, from the first time on.
+//! A child that hangs is replaced as one that died: each of its loops that has a [`Pulse`] is to be felt once a second, from the first time on, and
+//! that is to come half a minute after its start at the latest.
+
+mod slate;
 
 use std::collections::BTreeMap;
 use std::env;
@@ -21,6 +24,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use rustix::process::{Pid, Signal, kill_process};
+pub use slate::{Slate, since_boot};
 use strait_core::silence::{LOOK, Silence};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
@@ -40,6 +44,10 @@ const LONGEST: Duration = Duration::from_secs(5);
 /// After so long without a sign of one of its loops a child counts as hung: long enough for a host that is slow, and time in which the holder did not run
 /// itself does not count.
 const HUNG: Duration = Duration::from_secs(10);
+/// After so long a child that has not begun, or one of whose loops has not, counts as hung: all that it waits for before is its own host's.
+const SLOW: Duration = Duration::from_secs(30);
+/// What is waited for of a child that has not said yet what there will be to feel.
+const START: &str = "start";
 
 /// The way from a process to its holder.
 #[derive(Debug)]
@@ -99,12 +107,12 @@ impl Holder {
     /// What makes it feel that a loop of this process turns.
     ///
     /// # Errors
-    /// If there is no descriptor left.
+    /// If there is no descriptor left, or it is gone.
     pub fn pulse(&self, part: &'static str) -> io::Result<Pulse> {
-        Ok(Pulse {
-            socket: Arc::new(self.socket.try_clone()?),
-            part,
-        })
+        let socket = Arc::new(self.socket.try_clone()?);
+        // From now on it is waited for.
+        send(socket.as_fd(), "await", part, None)?;
+        Ok(Pulse { socket, part })
     }
 
     /// Calls `then` once it is gone: this process is to end then, since another may have been started. To be called after the
@@ -180,8 +188,8 @@ pub async fn hold() -> io::Result<ExitStatus> {
                         false
                     });
                 }
-                _ = looks.tick() => if let Some(part) = parts.silent() {
-                    tracing::warn!(part, "the process hangs: nothing was heard of this part for {HUNG:?}; it is killed");
+                _ = looks.tick() => if let Some((part, silence)) = parts.silent() {
+                    tracing::warn!(part, "the process hangs: nothing was heard of this part for {silence:?}; it is killed");
                     pass_on(&child, Signal::KILL);
                 }
             }
@@ -207,17 +215,42 @@ pub async fn hold() -> io::Result<ExitStatus> {
     }
 }
 
-/// The loops of a child that were felt, and since when they are not.
+/// The loops of a child that are to be felt, and since when they are not.
+#[derive(Debug)]
+struct Parts(BTreeMap<String, Part>);
+
 #[derive(Debug, Default)]
-struct Parts(BTreeMap<String, Silence>);
+struct Part {
+    silence: Silence,
+    begun: bool,
+}
+
+impl Default for Parts {
+    fn default() -> Self {
+        Self(BTreeMap::from([(START.to_owned(), Part::default())]))
+    }
+}
 
 impl Parts {
-    /// One that hangs, at a look. It is told once: nothing of the child counts any more then.
-    fn silent(&mut self) -> Option<String> {
+    /// The child has this one, and is to make it felt.
+    fn wait_for(&mut self, part: String) -> &mut Part {
+        self.0.remove(START);
+        self.0.entry(part).or_default()
+    }
+
+    fn felt(&mut self, part: String) {
+        let part = self.wait_for(part);
+        part.begun = true;
+        part.silence.heard();
+    }
+
+    /// One that hangs, at a look, and for how long nothing was heard of it. It is told once: nothing of the child counts any more then.
+    fn silent(&mut self) -> Option<(String, Duration)> {
         let mut hung = None;
-        for (part, silence) in &mut self.0 {
-            if silence.look() >= HUNG {
-                hung.get_or_insert_with(|| part.clone());
+        for (name, part) in &mut self.0 {
+            let limit = if part.begun { HUNG } else { SLOW };
+            if part.silence.look() >= limit {
+                hung.get_or_insert_with(|| (name.clone(), limit));
             }
         }
         if hung.is_some() {
@@ -262,7 +295,10 @@ fn serve(
     match (message.word.as_str(), message.descriptor) {
         ("keep", Some(descriptor)) => drop(held.insert(message.name, descriptor)),
         ("release", _) => drop(held.remove(&message.name)),
-        ("alive", _) => parts.0.entry(message.name).or_default().heard(),
+        ("await", _) => {
+            parts.wait_for(message.name);
+        }
+        ("alive", _) => parts.felt(message.name),
         ("give", _) => {
             for (name, descriptor) in &*held {
                 send(socket, "held", name, Some(descriptor.as_fd()))?;
@@ -339,4 +375,37 @@ fn receive(socket: BorrowedFd<'_>, flags: RecvFlags) -> io::Result<Option<Messag
         name: name.to_owned(),
         descriptor,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is found at each of so many looks.
+    fn looks(parts: &mut Parts, count: u32) -> Vec<(u32, String)> {
+        let found = (1..=count).filter_map(|look| Some((look, parts.silent()?.0)));
+        found.collect()
+    }
+
+    #[test]
+    fn a_child_that_says_nothing_hangs_after_half_a_minute() {
+        let found = looks(&mut Parts::default(), 100);
+        assert_eq!(found, [(30, "start".to_owned())]);
+    }
+
+    #[test]
+    fn so_does_one_of_whose_loops_one_does_not_begin_and_one_that_began_after_ten_seconds() {
+        let mut parts = Parts::default();
+        assert_eq!(looks(&mut parts, 20), []);
+        parts.wait_for("cable".to_owned());
+        parts.wait_for("main loop".to_owned());
+        for _ in 0..29 {
+            parts.felt("main loop".to_owned());
+            assert_eq!(looks(&mut parts, 1), []);
+        }
+        parts.felt("cable".to_owned());
+        assert_eq!(looks(&mut parts, 8), []);
+        parts.felt("cable".to_owned());
+        assert_eq!(looks(&mut parts, 100), [(1, "main loop".to_owned())]);
+    }
 }

@@ -20,8 +20,9 @@ use strait_daemon::holder::{Holder, hold};
 
 /// How the last of the children ends.
 const LAST: i32 = 7;
-const NAMES: [&str; 2] = [
+const NAMES: [&str; 3] = [
     "what_a_dead_process_gave_its_holder_its_successor_gets",
+    "one_of_whose_loops_one_never_begins_is_replaced",
     "one_that_hangs_is_replaced_and_time_in_which_its_holder_stood_still_does_not_count",
 ];
 
@@ -72,6 +73,11 @@ async fn main() {
         ["begun", "once-more", since] => {
             let took = seconds() - since.parse::<f64>().unwrap();
             assert!((8.5..15.0).contains(&took), "{took} s");
+            begin_never(&holder, file);
+        }
+        ["begun", "once-more", _, since] => {
+            let took = seconds() - since.parse::<f64>().unwrap();
+            assert!((28.5..40.0).contains(&took), "{took} s");
             be_patient(&holder);
             holder.when_gone(|| std::process::exit(1)).unwrap();
             std::process::exit(LAST);
@@ -101,6 +107,14 @@ fn hang(holder: &Holder, mut notes: File) {
     beat(&cable, Duration::from_secs(12));
     write!(notes, " {}", seconds()).unwrap();
     thread::sleep(Duration::from_secs(30));
+    panic!("still alive");
+}
+
+/// One of its loops never begins, while another one turns.
+fn begin_never(holder: &Holder, mut notes: File) {
+    let (main, _cable) = (heart(holder, "main loop"), heart(holder, "cable"));
+    write!(notes, " {}", seconds()).unwrap();
+    beat(&main, Duration::from_secs(60));
     panic!("still alive");
 }
 

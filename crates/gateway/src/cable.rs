@@ -154,6 +154,7 @@ fn try_open(
         Some(Held {
             holder,
             descriptors,
+            ..
         }) => strait_cable::open_process(
             CABLE_WIREGUARD,
             keys,

@@ -14,9 +14,12 @@ use strait_core::hello::Refusal;
 use strait_core::silence::{LOOK, Silence};
 use strait_daemon::engine::replace;
 use strait_daemon::hello::{Dropped, Finding, Sockets, random, secrets};
+use strait_daemon::holder::Slate;
 use strait_daemon::{Drain, Heartbeat, Metrics, lease};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
+
+use crate::notes::Notes;
 
 /// How long one that has handed over goes on: what is under way to it still gets through a device that ends with it.
 const LINGER: Duration = Duration::from_secs(1);
@@ -34,6 +37,8 @@ pub(crate) struct Process<'a> {
     pub(crate) over: &'a Drain,
     /// The main loop's. While that stands still, this gateway hands over too.
     pub(crate) heart: Heartbeat,
+    /// What goes from one process to the next, where a parent keeps it.
+    pub(crate) slate: Option<Slate>,
 }
 
 /// Takes part in the election of this cluster, with what was sent last, until the process ends; what comes of it is an input of
@@ -53,13 +58,19 @@ pub(crate) fn start(
     let (standing, mut told) = watch::channel(Standing::default());
     let (heard, mut others) = watch::channel(BTreeSet::new());
     let limit = settings.renew_deadline;
+    let beat = settings.timing.interval;
+    let notes = Notes::new(process.slate);
+    let memory = notes.inherited(settings.timing);
+    let goes_on = memory.goes_on();
     let (operations, answers) = lease::start(client.clone(), namespace, limit, metrics.clone());
     let member = Member {
         sockets: Sockets::new(settings.port, metrics.clone()),
         dropped: Dropped::new(metrics.clone()),
-        election: Election::new(settings, random()),
+        election: Election::after(settings, random(), memory),
         begun: Instant::now(),
-        main_loop: MainLoop::new(process.heart),
+        notes,
+        beat,
+        main_loop: MainLoop::new(process.heart, goes_on),
         operations,
         standing,
         heard,
@@ -102,6 +113,9 @@ struct Member {
     sockets: Sockets,
     dropped: Dropped,
     begun: Instant,
+    notes: Notes,
+    /// How often this process shows that it is there.
+    beat: Duration,
     main_loop: MainLoop,
     operations: mpsc::UnboundedSender<LeaseOperation>,
     standing: watch::Sender<Standing>,
@@ -117,9 +131,19 @@ impl Member {
         drain: &Drain,
     ) {
         let mut leaving = false;
-        let mut known = Known::default();
+        let mut known = Known {
+            nodes: self.election.nodes().clone(),
+            ..Known::default()
+        };
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut beats = interval(self.beat);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let keeps = self.notes.are_kept();
+        // One that goes on says so before anything else.
+        self.open(&known);
+        self.feed(Input::Tick);
+        self.tell();
         loop {
             let next = self.election.deadline().map(|Time(at)| self.begun + at);
             let wake = [next, self.sockets.retry_at()].into_iter().flatten().min();
@@ -144,12 +168,14 @@ impl Member {
                     let input = self.main_loop.look();
                     input.into_iter().for_each(|input| self.feed(input));
                 }
+                _ = beats.tick(), if keeps => {}
                 () = self.sockets.readable() => {}
                 () = sleep_until(wake.unwrap_or_else(|| Instant::now() + LONG).into()) => {}
             }
             self.sockets.open();
             self.receive();
             self.feed(Input::Tick);
+            self.notes.beat();
             self.tell();
             if leaving && self.election.is_over(self.now()) {
                 if *self.standing.borrow() == Standing::Standby {
@@ -167,8 +193,7 @@ impl Member {
     /// The turns that are told of come first: whoever is ready may begin one.
     fn learn(&mut self, old: &Known, new: &Known) {
         if new.nodes != old.nodes {
-            let own = new.nodes.values().flat_map(|(addresses, _)| addresses);
-            self.sockets.want(own);
+            self.open(new);
             self.feed(Input::Nodes(new.nodes.clone()));
         }
         if let Some(seen) = new.seen.clone().filter(|_| new.seen != old.seen) {
@@ -177,6 +202,11 @@ impl Member {
         if let Some(ready) = new.ready.clone().filter(|_| new.ready != old.ready) {
             self.feed(Input::Ready(ready));
         }
+    }
+
+    fn open(&mut self, known: &Known) {
+        let own = known.nodes.values().flat_map(|(addresses, _)| addresses);
+        self.sockets.want(own);
     }
 
     fn receive(&mut self) {
@@ -194,7 +224,10 @@ impl Member {
     }
 
     fn feed(&mut self, input: Input) {
-        for output in self.election.apply(input, self.now()) {
+        let outputs = self.election.apply(input, self.now());
+        // Before anybody hears of it: the next process must not go on in a turn that this one has given away.
+        self.notes.write(&mut self.election);
+        for output in outputs {
             match output {
                 Output::Send(datagram) => self.sockets.send(&datagram),
                 Output::Lease(operation) => {
@@ -237,29 +270,33 @@ struct MainLoop {
     turns: u64,
     silence: Silence,
     still: bool,
+    /// It is to turn: it has begun to, or this gateway carries the traffic already.
+    awaited: bool,
 }
 
 impl MainLoop {
-    fn new(heart: Heartbeat) -> Self {
+    fn new(heart: Heartbeat, awaited: bool) -> Self {
         Self {
             heart,
             turns: 0,
             silence: Silence::default(),
             still: false,
+            awaited,
         }
     }
 
-    /// What follows for the election, once a [`LOOK`]. One that has not begun yet stands for nothing.
+    /// What follows for the election, once a [`LOOK`]. One that has not begun yet stands for nothing, unless it is waited for.
     fn look(&mut self) -> Option<Input> {
         let turns = self.heart.turns();
         if turns != self.turns {
             self.turns = turns;
+            self.awaited = true;
             self.silence.heard();
             if std::mem::take(&mut self.still) {
                 tracing::info!("the main loop turns again");
                 return Some(Input::Stay);
             }
-        } else if turns > 0 && self.silence.look() >= STILL && !self.still {
+        } else if self.awaited && self.silence.look() >= STILL && !self.still {
             self.still = true;
             tracing::warn!(
                 "the main loop has not turned for {STILL:?}: this gateway hands over, and carries no traffic until it turns again"
@@ -277,7 +314,7 @@ mod tests {
     #[test]
     fn a_main_loop_that_stands_still_hands_over_once_and_stays_when_it_turns_again() {
         let heart = Heartbeat::default();
-        let mut main_loop = MainLoop::new(heart.clone());
+        let mut main_loop = MainLoop::new(heart.clone(), false);
         let mut looks = |count| {
             let inputs: Vec<Input> = (0..count).filter_map(|_| main_loop.look()).collect();
             format!("{inputs:?}")
@@ -294,5 +331,12 @@ mod tests {
         assert_eq!(looks(1), "[Stay]");
         assert_eq!(looks(4), "[]");
         assert_eq!(looks(1), "[Leave]");
+    }
+
+    #[test]
+    fn one_that_carries_the_traffic_from_its_start_is_waited_for_no_longer() {
+        let mut main_loop = MainLoop::new(Heartbeat::default(), true);
+        let inputs: Vec<Input> = (0..20).filter_map(|_| main_loop.look()).collect();
+        assert_eq!(format!("{inputs:?}"), "[Leave]");
     }
 }

@@ -3,16 +3,19 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitCode, ExitStatus, exit};
 
 use anyhow::Context;
 use strait_cable::Kind;
 use strait_daemon::Heartbeat;
-use strait_daemon::holder::{self, Holder};
+use strait_daemon::holder::{self, Holder, Slate};
 
 use crate::cable;
+
+/// The name under which the parent has what the election writes down.
+const ELECTION: &str = "election";
 
 /// What this process is.
 pub(crate) enum Part {
@@ -27,8 +30,10 @@ pub(crate) enum Part {
 pub(crate) struct Held {
     /// The way to it.
     pub(crate) holder: Parent,
-    /// What it has of a predecessor.
+    /// What it has of a predecessor's cable.
     pub(crate) descriptors: BTreeMap<String, OwnedFd>,
+    /// What a predecessor's election has written down, and this one's does.
+    pub(crate) slate: Option<Slate>,
 }
 
 /// The heart of a loop, which a parent feels if there is one.
@@ -72,7 +77,15 @@ pub(crate) async fn part(settings: &cable::Settings) -> anyhow::Result<Part> {
         };
     };
     cable::kind(settings, true);
-    let descriptors = holder.held().context("what the parent process holds")?;
+    let mut descriptors = holder.held().context("what the parent process holds")?;
+    let slate = descriptors.remove(ELECTION).map(Slate::from);
+    let slate = slate.or_else(|| match new_slate(&holder) {
+        Ok(slate) => Some(slate),
+        Err(error) => {
+            tracing::warn!(%error, "nothing of the election can be left to a process that comes after this one");
+            None
+        }
+    });
     // It has ended, or was killed: somebody may start another pair.
     let alone = || exit(1);
     holder
@@ -81,7 +94,14 @@ pub(crate) async fn part(settings: &cable::Settings) -> anyhow::Result<Part> {
     Ok(Part::Gateway(Some(Held {
         holder: Parent(holder),
         descriptors,
+        slate,
     })))
+}
+
+fn new_slate(holder: &Holder) -> io::Result<Slate> {
+    let slate = Slate::new()?;
+    holder.keep(ELECTION, slate.as_fd())?;
+    Ok(slate)
 }
 
 /// As a shell has it: a signal is 128 and its number.

@@ -8,6 +8,7 @@ mod election;
 mod gauges;
 mod held;
 mod inputs;
+mod notes;
 mod pod;
 mod public;
 #[cfg(test)]

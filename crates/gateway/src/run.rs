@@ -48,7 +48,7 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         return rotate_key(matches).map(|()| ExitCode::SUCCESS);
     }
     let configuration = Configuration::read(matches)?;
-    let held = match &configuration.cable {
+    let mut held = match &configuration.cable {
         Some(settings) => match held::part(settings).await? {
             Part::Gateway(held) => held,
             Part::Ended(code) => return Ok(code),
@@ -103,6 +103,7 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
             drain: &drain,
             over: &over,
             heart: heartbeat.clone(),
+            slate: held.as_mut().and_then(|held| held.slate.take()),
         },
         sender.clone(),
     )?;

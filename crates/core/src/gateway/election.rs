@@ -4,6 +4,7 @@
 //! what the API server says of the Lease, and time; it gives datagrams and operations on the Lease.
 
 mod lease;
+mod memory;
 mod vacancy;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,6 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 pub use lease::{Answered, Lease, LeaseOperation, Record};
+pub use memory::{Memory, Outdated};
 use vacancy::Asking;
 
 use super::Standing;
@@ -122,9 +124,13 @@ pub struct Election {
     heard_holder: bool,
     lease: lease::View,
     asking: Option<Asking>,
-    nodes: BTreeSet<String>,
+    nodes: BTreeMap<String, (Vec<IpAddr>, bool)>,
+    secret: Vec<u8>,
     leaving: Option<Time>,
     released: bool,
+    /// When processes before this one died, since the host began.
+    deaths: Vec<Duration>,
+    outdated: Option<Outdated>,
 }
 
 impl Election {
@@ -151,9 +157,12 @@ impl Election {
             heard_holder: false,
             lease: lease::View::default(),
             asking: None,
-            nodes: BTreeSet::new(),
+            nodes: BTreeMap::new(),
+            secret: Vec::new(),
             leaving: None,
             released: false,
+            deaths: Vec::new(),
+            outdated: None,
         }
     }
 
@@ -233,12 +242,18 @@ impl Election {
     /// Folds an event in, and says what is to be done.
     pub fn apply(&mut self, input: Input, now: Time) -> Vec<Output> {
         self.begun.get_or_insert(now);
+        let kept = self.turn_to_keep();
         self.mesh.look(now);
         match input {
-            Input::Secret(secret) => self.mesh.secret(&secret, now),
+            Input::Secret(secret) => {
+                self.mesh.secret(&secret, now);
+                self.secret = secret;
+                self.outdated = self.outdated.max(Some(Outdated::Peers));
+            }
             Input::Nodes(nodes) => {
                 self.mesh.nodes(&nodes, now);
-                self.nodes = nodes.into_keys().collect();
+                self.nodes = nodes;
+                self.outdated = self.outdated.max(Some(Outdated::Peers));
             }
             Input::Ready(claim) => {
                 if self.claim.as_ref() != Some(&claim) {
@@ -271,7 +286,11 @@ impl Election {
             }
             Input::Tick => {}
         }
-        self.step(now)
+        let outputs = self.step(now);
+        if kept != self.turn_to_keep() {
+            self.outdated = Some(Outdated::Turn);
+        }
+        outputs
     }
 
     /// When the event that time has passed has something to do.
@@ -350,6 +369,10 @@ impl Election {
         self.asking = None;
         if turn.holder != self.settings.hostname {
             self.end(now);
+        } else if self.role != Role::Standby {
+            // The process before this one died, or an answer was lost, after the Lease had been written.
+            self.role = Role::Active(turn.term);
+            self.mesh.hurry(now);
         }
     }
 

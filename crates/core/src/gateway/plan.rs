@@ -335,7 +335,7 @@ impl State {
             return (Vec::new(), Vec::new());
         };
         let cluster = self.own_cluster();
-        let endpoint = in_turn(self.own_endpoint(own), &turn, &self.standbys());
+        let endpoint = in_turn(self.own_endpoint(own), &turn, self.told_standbys(own));
         let name = endpoint.key.name.clone();
         let broker = self.on_broker(&cluster, &endpoint, &turn);
         // Copies of other clusters stay as they are while the broker has not been heard.

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use strait_api::names::{ANNOTATION_STANDBYS, ANNOTATION_TERM};
-use strait_api::standby::MOST_STANDBYS;
-use strait_api::{Endpoint, EndpointSpec, Node, Object, Standby, Term};
+use strait_api::{Endpoint, Node, Object, Term};
 
 use super::State;
 use super::plan::Own;
@@ -86,26 +85,6 @@ impl State {
         })
     }
 
-    /// The other gateways of this cluster, in the order of their names: where there is a Node for one, and its cable is like ours.
-    pub(super) fn standbys(&self) -> Vec<Standby> {
-        let s = &self.settings;
-        let on_node = |spec: &EndpointSpec| {
-            let has = |ip: &IpAddr| {
-                let ip = ip.to_string();
-                spec.private_ip == ip || spec.private_ips.contains(&ip)
-            };
-            let mut nodes = self.nodes.values().filter(|node| node.may_be_gateway);
-            nodes.any(|node| node.internal_ips.iter().any(has))
-        };
-        let others = self.gateways.values().filter(|spec| {
-            spec.cluster_id == s.cluster.as_str()
-                && spec.hostname != s.hostname
-                && spec.backend == s.driver.name()
-                && on_node(spec)
-        });
-        others.map(Standby::of).take(MOST_STANDBYS).collect()
-    }
-
     /// The turn in which this gateway carries the traffic, if it does.
     pub(super) fn own_turn(&self) -> Option<Turn> {
         match &self.standing {
@@ -131,10 +110,9 @@ impl State {
     }
 }
 
-/// The own Endpoint, with the term of its turn, and those who may take its place.
-pub(super) fn in_turn(mut endpoint: Object, turn: &Turn, standbys: &[Standby]) -> Object {
-    // Nothing in it could fail.
-    if let (false, Ok(text)) = (standbys.is_empty(), serde_json::to_string(standbys)) {
+/// The own Endpoint, with the term of its turn, and what it tells of standbys.
+pub(super) fn in_turn(mut endpoint: Object, turn: &Turn, standbys: Option<String>) -> Object {
+    if let Some(text) = standbys {
         let annotations = &mut endpoint.annotations;
         annotations.insert(ANNOTATION_STANDBYS.to_owned(), text);
     }

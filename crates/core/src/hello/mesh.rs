@@ -1,6 +1,6 @@
 //! All sessions of a process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -29,6 +29,10 @@ pub struct Mesh {
     sessions: BTreeMap<PeerId, Session>,
     looked: Time,
     refused: BTreeMap<Refusal, u64>,
+    /// Until then whoever does not answer yet is spoken to more often: this process is to be heard before its silence is noticed.
+    haste: Option<Time>,
+    /// A peer is somewhere else than before.
+    moved: bool,
 }
 
 /// What came.
@@ -56,6 +60,8 @@ impl Mesh {
             sessions: BTreeMap::new(),
             looked: Time::default(),
             refused: BTreeMap::new(),
+            haste: None,
+            moved: false,
         }
     }
 
@@ -98,6 +104,37 @@ impl Mesh {
         }
     }
 
+    /// Goes on where another process of this host died: its peers may not have noticed, and were heard at these places.
+    pub fn go_on(&mut self, places: BTreeSet<(PeerId, SocketAddr)>, now: Time) {
+        self.haste = Some(now + self.timing.detection());
+        for (id, place) in places {
+            let known = match id.kind {
+                Kind::Gateway => self.sessions.contains_key(&id),
+                Kind::Node => self.nodes.contains_key(&id.node),
+            };
+            if known {
+                self.session(id, now).heard_from = Some(place);
+            }
+        }
+    }
+
+    /// Where peers were heard.
+    pub fn places(&self) -> impl Iterator<Item = (PeerId, SocketAddr)> {
+        let all = self.sessions.iter();
+        all.filter_map(|(id, session)| Some((id.clone(), session.heard_from?)))
+    }
+
+    /// Whether [`Mesh::places`] has changed since [`Mesh::moves_are_known`] was called.
+    #[must_use]
+    pub fn has_moved(&self) -> bool {
+        self.moved
+    }
+
+    /// See [`Mesh::has_moved`].
+    pub fn moves_are_known(&mut self) {
+        self.moved = false;
+    }
+
     /// Whether there may be another gateway.
     #[must_use]
     pub fn has_gateways(&self) -> bool {
@@ -124,10 +161,12 @@ impl Mesh {
             if asleep && let Some(heard) = &mut session.heard {
                 *heard = (*heard + slept).min(now);
             }
-            let over = session.heard.is_some() && !session.is_alive(now);
-            if over || session.is_worn() {
+            if session.heard.is_some() && !session.is_alive(now) {
                 self.numbers += 1;
                 session.time_out(derived(self.random, self.numbers), now);
+            } else if session.is_worn() {
+                self.numbers += 1;
+                session.renumber(derived(self.random, self.numbers), now);
             }
         }
     }
@@ -179,9 +218,11 @@ impl Mesh {
             return Err(Refusal::UnknownPeer);
         }
         let session = self.session(id.clone(), now);
-        Ok(session
-            .receive(&hello, from, now)?
-            .then_some(Received { from: id, hello }))
+        let before = session.heard_from;
+        let counts = session.receive(&hello, from, now)?;
+        let moved = session.heard_from != before;
+        self.moved |= moved;
+        Ok(counts.then_some(Received { from: id, hello }))
     }
 
     /// Peers that are heard, and what each said last.
@@ -270,6 +311,7 @@ impl Mesh {
             let jitter = u32::try_from(derived(session.mine, session.sent) % 25).unwrap_or(0);
             // Nobody there: not as often as to one whose silence would mean something.
             let pace = match (id.kind, session.heard) {
+                (_, None) if self.haste.is_some_and(|until| now < until) => interval / 4,
                 (Kind::Gateway, None) if session.state == SessionState::Down => {
                     interval.max(SLOW / 4)
                 }

@@ -64,9 +64,15 @@ impl Session {
     /// Silence was noticed: what the peer said of this session counts no more. `mine` is our next number.
     pub(super) fn time_out(&mut self, mine: u64, now: Time) {
         self.state = SessionState::Down;
+        self.heard = None;
+        self.renumber(mine, now);
+    }
+
+    /// We take another number: whatever named the one before is old, and need not be remembered. The peer, to whom we have repeated
+    /// its own, takes it in the middle of the session.
+    pub(super) fn renumber(&mut self, mine: u64, now: Time) {
         self.mine = mine;
         self.sent = 0;
-        self.heard = None;
         self.challenger = None;
         self.retired.clear();
         self.due = now;

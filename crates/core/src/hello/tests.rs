@@ -118,6 +118,52 @@ fn what_one_said_before_it_began_anew_is_old() {
 }
 
 #[test]
+fn one_that_begins_anew_again_and_again_is_never_taken_for_silent_if_it_is_quick() {
+    let (mut a, mut b) = (mesh("a", 1), mesh("b", 2));
+    talk(&mut a, &mut b, 0, 1000);
+    let mut now = 1000;
+    for number in 10..60 {
+        let places = a.places().collect();
+        a = Mesh::new(id(Kind::Gateway, "a"), "a", Timing::default(), PORT, number);
+        a.secret(SECRET, at(now));
+        a.go_on(places, at(now));
+        let begun = now;
+        while !a.is_up(&id(Kind::Gateway, "b"), at(now)) {
+            let nodes = ["a", "b"].map(|n| (n.to_owned(), (vec![source(n).ip()], true)));
+            a.nodes(&BTreeMap::from(nodes), at(now));
+            talk(&mut a, &mut b, now, now + 10);
+            now += 10;
+            assert!(hears(&b, now), "{number}");
+            assert!(now < begun + 100, "{number}");
+        }
+        talk(&mut a, &mut b, now, now + 400);
+        now += 400;
+        assert!(hears(&b, now) && hears(&a, now), "{number}");
+    }
+}
+
+#[test]
+fn one_that_goes_on_speaks_first_to_who_is_no_gateway_and_soon_again_if_that_is_lost() {
+    let node = "10.0.0.2:50000".parse().unwrap();
+    let mut a = mesh("a", 1);
+    let nobody = "10.0.0.3:50000".parse().unwrap();
+    let places = [
+        (id(Kind::Node, "b"), node),
+        (id(Kind::Node, "gone"), nobody),
+    ];
+    a.go_on(places.into(), at(0));
+    let mut said: Vec<u64> = Vec::new();
+    for ms in 0..300 {
+        let all = a.due(&Word::default(), &BTreeMap::new(), at(ms));
+        assert!(!all.iter().any(|d| d.to.contains(&nobody)));
+        let to_node = all.iter().filter(|d| d.to == [node]);
+        said.extend(to_node.map(|_| ms));
+    }
+    let soon = said.windows(2).all(|pair| pair[1] - pair[0] <= 250);
+    assert!(said[0] == 0 && said.len() >= 2 && soon, "{said:?}");
+}
+
+#[test]
 fn only_who_has_the_secret_and_is_a_gateway_is_heard() {
     let mut b = mesh("b", 2);
     let mut stranger = mesh("a", 1);

@@ -3,6 +3,9 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+/// Milliseconds within which a parent starts the next process of a gateway, so that others don't notice that one died.
+pub(crate) const QUICK: u64 = 80;
+
 /// How many nodes a cluster has: those that may be gateways come first. Each has an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Shape {
@@ -55,6 +58,8 @@ pub(crate) enum Fault {
     Kill(usize),
     /// It is asked to end.
     Terminate(usize),
+    /// The gateway's process dies without a word, and its parent starts another after so many milliseconds.
+    Crash(usize, u64),
     Start(usize),
     /// It stands still, with what comes waiting.
     Stop(usize),
@@ -92,6 +97,8 @@ impl Fault {
                 Fault::Isolate(gateway),
                 Fault::Kill(gateway),
                 Fault::Terminate(gateway),
+                Fault::Crash(gateway, QUICK),
+                Fault::Crash(gateway, 400),
                 Fault::Start(gateway),
                 Fault::Stop(gateway),
                 Fault::Continue(gateway),
@@ -128,6 +135,8 @@ fn fault(shape: Shape) -> impl Strategy<Value = Fault> {
         1 => Just(Fault::RemoveLease),
         3 => gateway.clone().prop_map(Fault::Kill),
         2 => gateway.clone().prop_map(Fault::Terminate),
+        4 => (gateway.clone(), prop_oneof![4 => 5..=QUICK, 1 => QUICK..1000])
+            .prop_map(|(n, ms)| Fault::Crash(n, ms)),
         4 => gateway.clone().prop_map(Fault::Start),
         2 => gateway.clone().prop_map(Fault::Stop),
         3 => gateway.clone().prop_map(Fault::Continue),

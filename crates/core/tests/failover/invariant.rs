@@ -13,12 +13,13 @@ const WELL: Micros = 2_000_000;
 /// What was before.
 #[derive(Default)]
 pub(crate) struct Invariant {
-    /// By node: since when its gateway runs, the newest turn that it knew, and its role.
-    gateways: BTreeMap<usize, (Micros, Option<Turn>, Role)>,
+    /// By node: which life of its gateway this is, the newest turn that it knew, and its role. One that goes on in the turn of a dead
+    /// process lives on, also while there is no process.
+    gateways: BTreeMap<usize, (u64, Option<Turn>, Role)>,
     followed: BTreeMap<usize, Turn>,
     agents: BTreeMap<usize, Micros>,
     /// By lease number: who carried the traffic in it.
-    leases: BTreeMap<u64, (usize, Micros)>,
+    leases: BTreeMap<u64, (usize, u64)>,
     published: Option<Turn>,
 }
 
@@ -42,7 +43,9 @@ impl Invariant {
             .collect();
         for (i, node) in world.nodes.iter().enumerate() {
             let Some(gateway) = &node.gateway else {
-                self.gateways.remove(&i);
+                if node.orphan.is_none() {
+                    self.gateways.remove(&i);
+                }
                 continue;
             };
             let role = gateway.election.role();
@@ -50,7 +53,7 @@ impl Invariant {
             let known = self
                 .gateways
                 .get(&i)
-                .filter(|(begun, ..)| *begun == gateway.begun);
+                .filter(|(life, ..)| *life == gateway.life);
             let was = known.map_or(Role::Standby, |(_, _, role)| *role);
             if known.is_some_and(|(_, before, _)| *before > newest) {
                 return Err(format!("n{i} has forgotten a turn: {known:?} → {newest:?}"));
@@ -66,8 +69,8 @@ impl Invariant {
                     ));
                 }
                 if term.ballot == 0 {
-                    let who = *self.leases.entry(term.lease).or_insert((i, gateway.begun));
-                    if who != (i, gateway.begun) {
+                    let who = *self.leases.entry(term.lease).or_insert((i, gateway.life));
+                    if who != (i, gateway.life) {
                         return Err(format!("{turn:?} was n{}'s already", who.0));
                     }
                 }
@@ -75,7 +78,7 @@ impl Invariant {
                     self.may_begin(world, i, &before)?;
                 }
             }
-            self.gateways.insert(i, (gateway.begun, newest, role));
+            self.gateways.insert(i, (gateway.life, newest, role));
         }
         for i in 0..world.nodes.len() {
             let Some(turn) = world.followed(i) else {
@@ -133,10 +136,10 @@ impl Invariant {
             .is_some_and(|l| l.record.holder.starts_with(&format!("n{who}-")));
         for turn in before {
             let other: usize = turn.holder[1..].parse().unwrap();
-            let leaving = world.nodes[other]
-                .gateway
-                .as_ref()
-                .is_none_or(|g| g.leaving);
+            let gateway = world.nodes[other].gateway.as_ref();
+            let leaving = gateway.map_or(world.nodes[other].orphan.is_none(), |gateway| {
+                gateway.leaving
+            });
             let newest = before.iter().max() == Some(turn);
             let known = self
                 .gateways

@@ -1,6 +1,6 @@
 //! How fast the next one carries the traffic, in the cases that users notice.
 
-use crate::faults::{Api, Fault, Shape};
+use crate::faults::{Api, Fault, QUICK, Shape};
 use crate::world::World;
 
 /// Milliseconds until all agents that are up follow another gateway than the first one, which is lost by these faults.
@@ -110,4 +110,94 @@ fn who_is_cut_off_from_the_api_server_goes_on() {
     // Its Lease is kept for it.
     let lease = world.lease.as_ref().unwrap();
     assert_eq!(lease.record.holder, format!("n{active}-submariner-gateway"));
+}
+
+/// A cluster in which one gateway carries the traffic, and which.
+fn settled(seed: u64) -> (World, usize) {
+    let shape = Shape {
+        gateways: 2,
+        workers: 1,
+    };
+    let mut world = World::new(shape, seed);
+    world.settle().unwrap();
+    let active = world.carriers()[0].holder[1..].parse().unwrap();
+    (world, active)
+}
+
+#[test]
+fn a_gateway_whose_process_dies_and_is_started_by_its_parent_goes_on_in_its_turn() {
+    for seed in 1..40 {
+        for api in [Api::Answers, Api::Refuses, Api::Hangs] {
+            let (mut world, active) = settled(seed);
+            let before = world.carriers();
+            world.apply(&Fault::ApiOfAll(api));
+            // As often as it may within ten seconds, and again.
+            for after in [QUICK, 20, 5, QUICK] {
+                world.apply(&Fault::Crash(active, after));
+                world.pass(after * 1000 + 1).unwrap();
+                assert_eq!(world.carriers(), before, "{}", world.trace());
+                world.pass(6_000_000).unwrap();
+                assert_eq!(world.carriers(), before, "{}", world.trace());
+            }
+            world.apply(&Fault::ApiOfAll(Api::Answers));
+            world.pass(6_000_000).unwrap();
+            assert_eq!(world.carriers(), before, "{}", world.trace());
+            world.one_carries().unwrap();
+        }
+    }
+}
+
+#[test]
+fn also_in_a_turn_that_began_by_votes_and_that_the_lease_does_not_know_yet() {
+    for seed in 1..40 {
+        let (mut world, first) = settled(seed);
+        world.apply(&Fault::ApiOfAll(Api::Hangs));
+        world.apply(&Fault::Kill(first));
+        world.pass(2_000_000).unwrap();
+        let before = world.carriers();
+        assert_ne!(before[0].term.ballot, 0);
+        world.apply(&Fault::Crash(1 - first, 20));
+        world.pass(6_000_000).unwrap();
+        assert_eq!(world.carriers(), before, "{}", world.trace());
+        world.apply(&Fault::ApiOfAll(Api::Answers));
+        world.pass(8_000_000).unwrap();
+        assert_eq!(world.carriers()[0].holder, before[0].holder);
+        world.one_carries().unwrap();
+    }
+}
+
+#[test]
+fn one_that_dies_for_the_third_time_in_ten_seconds_or_is_not_back_in_time_is_replaced() {
+    for seed in 1..40 {
+        let (mut world, active) = settled(seed);
+        let before = world.carriers();
+        for _ in 0..2 {
+            world.apply(&Fault::Crash(active, 20));
+            world.pass(3_000_000).unwrap();
+            assert_eq!(world.carriers(), before);
+        }
+        world.apply(&Fault::Crash(active, 20));
+        world.pass(1_000_000).unwrap();
+        assert_eq!(world.carriers()[0].holder, format!("n{}", 1 - active));
+        world.one_carries().unwrap();
+
+        let (mut world, active) = settled(seed);
+        world.apply(&Fault::Crash(active, 700));
+        world.pass(5_000_000).unwrap();
+        assert_eq!(world.carriers()[0].holder, format!("n{}", 1 - active));
+        world.one_carries().unwrap();
+    }
+}
+
+#[test]
+fn one_that_dies_while_it_hands_over_does_not_take_that_back() {
+    for seed in 1..40 {
+        let (mut world, active) = settled(seed);
+        world.apply(&Fault::Hang(active));
+        world.pass(seed * 200).unwrap();
+        world.apply(&Fault::Crash(active, 20));
+        world.pass(5_000_000).unwrap();
+        assert_eq!(world.carriers()[0].holder, format!("n{}", 1 - active));
+        world.one_carries().unwrap();
+    }
 }

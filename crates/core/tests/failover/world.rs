@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use strait_core::Time;
 use strait_core::gateway::election::{
-    Answered, Election, Input, Lease, LeaseOperation, Output, Role, Settings,
+    Answered, Election, Input, Lease, LeaseOperation, Memory, Output, Role, Settings,
 };
 use strait_core::hello::{Claim, Datagram, Follower, Term, Timing, Turn};
 use strait_fuzz::Dice;
 
-use crate::faults::{Api, Fault, Shape};
+use crate::faults::{Api, Fault, QUICK, Shape};
 use crate::invariant::Invariant;
 
 pub(crate) const PORT: u16 = 4801;
@@ -30,8 +30,21 @@ pub(crate) struct Gateway {
     /// Its main loop stands still.
     hangs: bool,
     incarnation: u64,
+    /// The incarnation whose turn it was that this one goes on in.
+    pub(crate) life: u64,
+    /// When it ran last.
+    beat: Micros,
     /// What its Endpoint writer waits for.
     endpoint_at: Micros,
+}
+
+/// What a parent has of a gateway whose process died, until it has started the next one.
+pub(crate) struct Orphan {
+    memory: Memory,
+    beat: Micros,
+    incarnation: u64,
+    life: u64,
+    quick: bool,
 }
 
 pub(crate) struct Agent {
@@ -43,6 +56,7 @@ pub(crate) struct Node {
     pub(crate) name: String,
     pub(crate) up: bool,
     pub(crate) gateway: Option<Gateway>,
+    pub(crate) orphan: Option<Orphan>,
     pub(crate) agent: Option<Agent>,
     /// Its gateway stands still.
     pub(crate) stopped: bool,
@@ -71,6 +85,10 @@ enum Action {
     Serve(usize, u64, LeaseOperation),
     /// Its answer reaches who asked.
     Answer(usize, u64, Answered),
+    /// A parent starts the process anew that follows this one.
+    Anew(usize, u64),
+    /// That process has heard the API server.
+    Listed(usize, u64),
 }
 
 struct Pending {
@@ -136,6 +154,7 @@ impl World {
             name: format!("n{i}"),
             up: true,
             gateway: None,
+            orphan: None,
             agent: None,
             stopped: false,
             backlog: VecDeque::new(),
@@ -214,30 +233,45 @@ impl World {
         self.invariant.agent_began(node, self.now);
     }
 
-    fn start_gateway(&mut self, node: usize) {
-        self.incarnations += 1;
+    fn settings(&self, node: usize) -> Settings {
         let name = self.nodes[node].name.clone();
-        let settings = Settings {
+        Settings {
             node: name.clone(),
-            hostname: name.clone(),
+            hostname: name,
             lease_duration: Duration::from_secs(15),
             renew_deadline: Duration::from_secs(10),
             retry_period: Duration::from_secs(2),
             timing: Timing::default(),
             port: PORT,
-        };
-        let election = Election::new(settings, self.incarnations);
+        }
+    }
+
+    fn set_gateway(&mut self, node: usize, election: Election, life: u64) {
         self.nodes[node].gateway = Some(Gateway {
             election,
             begun: self.now,
             leaving: false,
             hangs: false,
             incarnation: self.incarnations,
+            life,
+            beat: self.now,
             endpoint_at: 0,
         });
         self.nodes[node].backlog.clear();
+    }
+
+    fn start_gateway(&mut self, node: usize) {
+        self.incarnations += 1;
+        let election = Election::new(self.settings(node), self.incarnations);
+        self.set_gateway(node, election, self.incarnations);
         self.nodes[node].steady_since = self.now;
-        self.say(format!("gateway {name} begins"));
+        self.say(format!("gateway n{node} begins"));
+        self.list(node);
+    }
+
+    /// What API servers and the kernel say to a gateway that begins.
+    fn list(&mut self, node: usize) {
+        let name = self.nodes[node].name.clone();
         let claim = Claim {
             term: Term::default(),
             addresses: vec![address(node)],
@@ -255,7 +289,65 @@ impl World {
         }
     }
 
+    /// Its process dies, and leaves to its parent what it wrote last.
+    fn crash(&mut self, node: usize, after: u64) {
+        let Some(gateway) = self.nodes[node].gateway.as_ref() else {
+            return;
+        };
+        if gateway.leaving {
+            // Its parent was asked to end, too.
+            self.kill(node);
+            return;
+        }
+        let quick = after <= QUICK && !self.nodes[node].stopped;
+        let orphan = Orphan {
+            memory: gateway.election.memory(),
+            beat: gateway.beat,
+            incarnation: gateway.incarnation,
+            life: gateway.life,
+            quick,
+        };
+        let since = self.nodes[node].steady_since;
+        self.kill(node);
+        if quick {
+            self.nodes[node].steady_since = since;
+        }
+        self.push(
+            self.now + after * 1000,
+            Action::Anew(node, orphan.incarnation),
+        );
+        self.nodes[node].orphan = Some(orphan);
+    }
+
+    fn anew(&mut self, node: usize, incarnation: u64) {
+        let same = |orphan: &mut Orphan| orphan.incarnation == incarnation;
+        let Some(orphan) = self.nodes[node].orphan.take_if(same) else {
+            return;
+        };
+        let [beat, now] = [orphan.beat, self.now].map(Duration::from_micros);
+        let memory = orphan.memory.at(beat, now, Timing::default());
+        let goes_on = memory.goes_on();
+        self.incarnations += 1;
+        let incarnation = self.incarnations;
+        let life = if goes_on { orphan.life } else { incarnation };
+        let election = Election::after(self.settings(node), incarnation, memory);
+        self.set_gateway(node, election, life);
+        if !(goes_on && orphan.quick) {
+            self.nodes[node].steady_since = self.now;
+        }
+        let how = if goes_on { "goes on" } else { "begins" };
+        self.say(format!("gateway n{node} {how}, started by its parent"));
+        if goes_on {
+            self.feed(node, Input::Tick);
+            let late = 5_000 + self.dice.below(50_000) as u64;
+            self.push(self.now + late, Action::Listed(node, incarnation));
+        } else {
+            self.list(node);
+        }
+    }
+
     fn kill(&mut self, node: usize) {
+        self.nodes[node].orphan = None;
         if self.nodes[node].gateway.take().is_some() {
             self.say(format!("gateway n{node} is gone"));
         }
@@ -275,7 +367,9 @@ impl World {
             return;
         };
         let at = self.local(node, gateway.begun);
+        let now = self.now;
         let gateway = self.nodes[node].gateway.as_mut().unwrap();
+        gateway.beat = now;
         let before = gateway.election.role();
         let outputs = gateway.election.apply(input, at);
         let (after, incarnation) = (gateway.election.role(), gateway.incarnation);
@@ -344,6 +438,14 @@ impl World {
                 self.tick_agent(node);
             }
             Action::Serve(node, incarnation, operation) => self.serve(node, incarnation, operation),
+            Action::Anew(node, incarnation) => self.anew(node, incarnation),
+            Action::Listed(node, incarnation) => {
+                let same = |g: &Gateway| g.incarnation == incarnation;
+                let runs = self.nodes[node].gateway.as_ref().is_some_and(same);
+                if runs && !self.nodes[node].stopped && self.nodes[node].api == Api::Answers {
+                    self.list(node);
+                }
+            }
             Action::Answer(node, incarnation, answered) => {
                 let same = |g: &Gateway| g.incarnation == incarnation;
                 if self.nodes[node].gateway.as_ref().is_some_and(same) {
@@ -589,6 +691,8 @@ impl World {
             Fault::RemoveLease => self.lease = None,
             Fault::Kill(node) => self.kill(node),
             Fault::Terminate(node) => {
+                // A parent that is asked to end while it has no child ends.
+                self.nodes[node].orphan = None;
                 if let Some(gateway) = &mut self.nodes[node].gateway {
                     gateway.leaving = true;
                     if !self.nodes[node].stopped {
@@ -596,8 +700,10 @@ impl World {
                     }
                 }
             }
+            Fault::Crash(node, after) => self.crash(node, after),
             Fault::Start(node) => {
-                if self.nodes[node].up && self.nodes[node].gateway.is_none() {
+                let there = &self.nodes[node];
+                if there.up && there.gateway.is_none() && there.orphan.is_none() {
                     self.start_gateway(node);
                 }
             }
@@ -690,6 +796,7 @@ impl World {
         self.spread();
         for node in 0..self.shape.gateways {
             if self.nodes[node].gateway.is_none() {
+                self.nodes[node].orphan = None;
                 self.start_gateway(node);
             }
         }

@@ -156,7 +156,7 @@ impl Election {
         asking.answers.insert(from.clone(), (answer.clone(), now));
         // By the nodes' votes: without the API server, only more than half of all nodes can say that nobody else is heard.
         let votes = asking.answers.iter().filter(|(id, (answer, _))| {
-            id.kind == Kind::Node && answer.granted && nodes.contains(&id.node)
+            id.kind == Kind::Node && answer.granted && nodes.contains_key(&id.node)
         });
         let elected = asking.reason == Reason::Lost && votes.count() * 2 > nodes.len();
         let wanted = asking.wanted;

@@ -167,17 +167,41 @@ fn spec_of(hostname: &str, ip: &str, backend: &str) -> EndpointSpec {
     }
 }
 
+/// Host names of the standbys of which the own Endpoint tells.
+fn told(s: &State) -> Vec<String> {
+    let told = s.plan().local.into_iter().find_map(|change| match change {
+        ObjectChange::Put(object) if object.key.kind == Kind::Endpoint => {
+            Some(Endpoint::parse(&object).unwrap())
+        }
+        ObjectChange::Put(_) | ObjectChange::Delete(_) | ObjectChange::Supersede { .. } => None,
+    });
+    let told = told.unwrap();
+    assert_eq!(told.bad_standbys, None);
+    told.standbys.into_iter().map(|e| e.hostname).collect()
+}
+
+fn node(s: &mut State, name: &str, ip: &str, may_be_gateway: bool, second: u64) {
+    let node = Node {
+        internal_ips: vec![ip.parse().unwrap()],
+        may_be_gateway,
+        ..Node::default()
+    };
+    let event = Event::Applied(name.into(), Ok(node));
+    s.apply(Input::Nodes(event), at(second));
+}
+
+fn gateways(specs: impl IntoIterator<Item = EndpointSpec>) -> Input {
+    let all = specs
+        .into_iter()
+        .map(|spec| (spec.hostname.clone(), Ok(spec)));
+    Input::Gateways(Event::Reset(all.collect()))
+}
+
 #[test]
 fn the_active_one_tells_of_those_that_may_take_its_place() {
     let mut s = state();
-    for (name, ip, may) in [("b", "172.30.1.12", true), ("c", "172.30.1.13", false)] {
-        let node = Node {
-            internal_ips: vec![ip.parse().unwrap()],
-            may_be_gateway: may,
-            ..Node::default()
-        };
-        s.apply(Input::Nodes(Event::Applied(name.into(), Ok(node))), at(1));
-    }
+    node(&mut s, "b", "172.30.1.12", true, 1);
+    node(&mut s, "c", "172.30.1.13", false, 1);
     let all = [
         spec_of("gw", "172.30.1.11", "vxlan"),
         spec_of("b", "172.30.1.12", "vxlan"),
@@ -185,19 +209,88 @@ fn the_active_one_tells_of_those_that_may_take_its_place() {
         spec_of("gone", "172.30.1.14", "vxlan"),
         spec_of("other", "172.30.1.12", "wireguard"),
     ];
-    let all = all.map(|spec| (spec.hostname.clone(), Ok(spec)));
-    s.apply(Input::Gateways(Event::Reset(all.into())), at(1));
-    let plan = s.plan();
-    let told = plan.local.iter().find_map(|change| match change {
-        ObjectChange::Put(object) if object.key.kind == Kind::Endpoint => {
-            Some(Endpoint::parse(object).unwrap())
-        }
-        ObjectChange::Put(_) | ObjectChange::Delete(_) | ObjectChange::Supersede { .. } => None,
-    });
-    let told = told.unwrap();
-    assert_eq!(told.bad_standbys, None);
-    let names: Vec<&str> = told.standbys.iter().map(|e| e.hostname.as_str()).collect();
-    assert_eq!(names, ["b"]);
+    s.apply(gateways(all), at(1));
+    assert_eq!(told(&s), ["b"]);
+}
+
+#[test]
+fn one_that_has_ended_is_told_of_for_five_seconds_after_those_that_are_there() {
+    let mut s = state();
+    let ip = |number: usize| format!("172.30.1.{}", 20 + number);
+    let names = ["b", "c", "d", "e", "f", "g"];
+    for (number, name) in names.iter().enumerate() {
+        node(&mut s, name, &ip(number), true, 1);
+    }
+    let spec = |name: &str| {
+        let number = names.iter().position(|n| *n == name).unwrap();
+        spec_of(name, &ip(number), "vxlan")
+    };
+    let ends = |s: &mut State, name: &str, second| {
+        s.apply(Input::Gateways(Event::Deleted(name.into())), at(second));
+    };
+    s.apply(gateways(["b", "c", "d"].map(spec)), at(1));
+    assert_eq!(told(&s), ["b", "c", "d"]);
+    ends(&mut s, "b", 10);
+    assert_eq!(told(&s), ["c", "d", "b"]);
+    // It is no gateway any more.
+    node(&mut s, "c", &ip(1), false, 12);
+    assert_eq!(told(&s), ["d", "c", "b"]);
+    assert_eq!(s.deadline(), Some(at(15)));
+    s.apply(Input::Tick, at(15));
+    assert_eq!(told(&s), ["d", "c"]);
+    s.apply(Input::Tick, at(17));
+    assert_eq!(told(&s), ["d"]);
+    assert_eq!(s.deadline(), None);
+
+    // One that is back is there; the last that ended come first where there are too many.
+    s.apply(gateways(["b", "d", "e", "f", "g"].map(spec)), at(20));
+    ends(&mut s, "b", 20);
+    ends(&mut s, "d", 21);
+    ends(&mut s, "e", 22);
+    assert_eq!(told(&s), ["f", "g", "e", "d"]);
+    let back = Event::Applied("d".into(), Ok(spec("d")));
+    s.apply(Input::Gateways(back), at(23));
+    assert_eq!(told(&s), ["d", "f", "g", "e"]);
+    // Another host with the same cable has taken its place.
+    let heir = spec_of("h", &ip(3), "vxlan");
+    let heir = EndpointSpec {
+        cable_name: spec("e").cable_name,
+        ..heir
+    };
+    s.apply(
+        Input::Gateways(Event::Applied("h".into(), Ok(heir))),
+        at(23),
+    );
+    assert_eq!(told(&s), ["d", "f", "g", "h"]);
+    ends(&mut s, "f", 24);
+    ends(&mut s, "g", 24);
+    assert_eq!(told(&s), ["d", "h", "f", "g"]);
+    s.apply(Input::Tick, at(29));
+    assert_eq!(told(&s), ["d", "h"]);
+}
+
+#[test]
+fn one_that_has_just_begun_leaves_what_is_told_of_standbys_until_it_knows_of_them() {
+    let mut s = state();
+    node(&mut s, "b", "172.30.1.12", true, 1);
+    let spec = spec_of("b", "172.30.1.12", "vxlan");
+    s.apply(gateways([spec.clone()]), at(1));
+    settle_local(&mut s);
+    let published = s.endpoints.get(OWN).unwrap().clone();
+    assert!(
+        published
+            .object
+            .annotations
+            .contains_key("strait.io/standbys")
+    );
+
+    let mut anew = state();
+    node(&mut anew, "b", "172.30.1.12", true, 1);
+    let event = Event::Applied(OWN.into(), Ok(published));
+    anew.apply(Input::Endpoints(event), at(1));
+    assert_eq!(endpoints(&anew.plan().local), (vec![], vec![]));
+    anew.apply(gateways([]), at(2));
+    assert_eq!(told(&anew), [""; 0]);
 }
 
 /// Cluster west, with a standby at this address.
