@@ -230,6 +230,27 @@ fn a_gateway_that_serves_wireguard_itself_hands_over_without_losing_a_datagram()
 }
 
 #[test]
+fn another_cluster_follows_a_takeover_though_its_api_server_is_away() {
+    let options = Options {
+        gateways: 2,
+        cable: Cable::Wireguard,
+        ..Options::default()
+    };
+    let lab = joined("failover-away", options);
+    let before = one_is_active(&lab, &[FIRST, SECOND]);
+    standby_is_known(&lab, &before);
+    lab.kill("control-west", Role::Apiserver).expect("it ends");
+    let what = "node without power, the other cluster's API server away";
+    let report = through(&lab, what, 6, || {
+        lab.power_off(&before).expect("it is off");
+    });
+    gap_within(&report, 5000.0);
+    all_is_well(&lab, &[other(&before), "east-3"]);
+    lab.heal("control-west", None).expect("it starts");
+    assert_eq!(one_is_active(&lab, &[other(&before)]), other(&before));
+}
+
+#[test]
 fn the_secret_is_replaced_by_removing_it_and_nobody_takes_that_for_silence() {
     let lab = lab("failover-secret");
     let before = one_is_active(&lab, &[FIRST, SECOND]);
