@@ -13,6 +13,9 @@ pub(crate) const LEASE: &str =
     "/apis/coordination.k8s.io/v1/namespaces/submariner-operator/leases/submariner-gateway-lock";
 pub(crate) const FIRST: &str = "east-1";
 pub(crate) const SECOND: &str = "east-2";
+/// A worker's pod, and one of the other cluster.
+pub(crate) const FROM: &str = "east-3-a";
+pub(crate) const TO: &str = "west-3-a";
 
 pub(crate) fn list(lab: &Lab, place: &str, path: &str) -> Vec<Value> {
     // One that has just been started again does not answer yet.
@@ -85,22 +88,19 @@ pub(crate) fn other(of: &str) -> &'static str {
 
 /// A flow from a worker's pod to one of the other cluster, while something is done to the active gateway; what became of it.
 pub(crate) fn through(lab: &Lab, what: &str, seconds: u64, event: impl FnOnce()) -> FlowReport {
-    through_at(1000, lab, what, seconds, event)
+    through_flow(lab, &Flow::new(FROM, TO), what, seconds, event)
 }
 
-/// With so many datagrams a second.
-pub(crate) fn through_at(
-    rate: u32,
+/// What became of this flow.
+pub(crate) fn through_flow(
     lab: &Lab,
+    flow: &Flow,
     what: &str,
     seconds: u64,
     event: impl FnOnce(),
 ) -> FlowReport {
-    let flow = Flow {
-        rate,
-        ..Flow::new("east-3-a", "west-3-a")
-    };
-    let flow = lab.flow(&flow).expect("it starts");
+    let connections = flow.connections;
+    let flow = lab.flow(flow).expect("it starts");
     std::thread::sleep(Duration::from_millis(1500));
     event();
     std::thread::sleep(Duration::from_secs(seconds));
@@ -114,7 +114,11 @@ pub(crate) fn through_at(
         report.tcp.broken.len(),
         report.tcp.connected,
     );
-    assert_eq!((report.tcp.connected, report.tcp.silent), (4, 0), "{what}");
+    assert_eq!(
+        (report.tcp.connected, report.tcp.silent),
+        (connections, 0),
+        "{what}"
+    );
     assert_eq!(report.tcp.broken, Vec::<String>::new(), "{what}");
     report
 }
