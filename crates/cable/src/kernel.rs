@@ -1,8 +1,8 @@
 //! A WireGuard device of the kernel.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 
+use strait_host::wireguard::{Step, Told};
 use strait_host::{Key, PeerStatus, WireGuard};
 use strait_kernel::wireguard::Wireguard;
 
@@ -14,8 +14,8 @@ pub(crate) struct KernelDevice {
     link: &'static str,
     wireguard: Wireguard,
     keys: Keys,
-    /// Where peers were said to be.
-    told: BTreeMap<Key, Option<SocketAddr>>,
+    /// Where peers were said to be, and since when.
+    told: BTreeMap<Key, Told>,
 }
 
 impl KernelDevice {
@@ -55,9 +55,17 @@ impl Device for KernelDevice {
         for step in have.steps(wanted, &self.told, now) {
             self.wireguard
                 .take(self.link, &step, self.keys.preshared.expose())?;
+            // One that comes again begins anew.
+            if let Step::Remove(key) = step {
+                self.told.remove(&key);
+            }
         }
-        let places = wanted.peers.iter().map(|(key, peer)| (*key, peer.endpoint));
-        self.told = places.collect();
+        let told = wanted.peers.iter().map(|(key, peer)| {
+            let since = self.told.get(key).map_or(now, |told| told.since);
+            let endpoint = peer.endpoint;
+            (*key, Told { endpoint, since })
+        });
+        self.told = told.collect();
         let peers = have.peers.into_iter();
         Ok(peers.map(|(key, peer)| (key, peer.status)).collect())
     }

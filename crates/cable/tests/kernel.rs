@@ -8,6 +8,12 @@ use suite::{Kind, suite};
 suite!([Kind::Kernel, Kind::Kernel]);
 
 #[test]
+fn two_that_call_each_other_at_once_need_not_wait_for_a_second_call() {
+    let kinds = [Kind::Kernel; 2];
+    suite::two_that_call_each_other_at_once_need_not_wait_for_a_second_call(kinds);
+}
+
+#[test]
 fn wg_shows_what_was_asked_for() {
     let [one, two] = suite::joined([Kind::Kernel; 2], false);
     let shown = suite::run(&one.ns, "wg show submariner dump");

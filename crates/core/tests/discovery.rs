@@ -28,6 +28,7 @@ fn east() -> Finder {
         nat_enabled: true,
         load_balancer: false,
         dead: false,
+        unwatched: false,
     };
     let own = Own {
         cluster: "east".parse().unwrap(),

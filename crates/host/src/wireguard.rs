@@ -138,6 +138,19 @@ pub struct DevicePeer {
     pub status: PeerStatus,
 }
 
+/// What a device was told of a peer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Where it is.
+    pub endpoint: Option<SocketAddr>,
+    /// Since when it has been there, in Unix seconds; or when it was seen to be first.
+    pub since: u64,
+}
+
+/// Seconds after which one that was heard and has no session is called anew: less than the 5 s after which the kernel calls again
+/// (`REKEY_TIMEOUT` in the protocol's paper), and more than a handshake takes.
+const CROSSED: u64 = 2;
+
 /// One change of a device's peers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
@@ -164,22 +177,33 @@ impl Device {
     ///
     /// A peer's place is told where it changed since it was `told` last, or where nothing was told and there is no session that
     /// would go on at the time `now`, in Unix seconds: whoever roams is found by the device.
+    ///
+    /// Of two of the kernel's devices that call each other at the same time, neither takes the other's answer, and both call again at the same
+    /// time, 5 s later. One of the two, whose key is the lesser, begins anew before that.
     #[must_use]
-    pub fn steps(
-        &self,
-        wanted: &WireGuard,
-        told: &BTreeMap<Key, Option<SocketAddr>>,
-        now: u64,
-    ) -> Vec<Step> {
+    pub fn steps(&self, wanted: &WireGuard, told: &BTreeMap<Key, Told>, now: u64) -> Vec<Step> {
         let mut have = self.peers.clone();
         let mut steps = Vec::new();
         let mut gain = Vec::new();
+        for key in wanted.peers.keys() {
+            if self.has_crossed(key, told, now) {
+                have.remove(key);
+                steps.push(Step::Remove(*key));
+            }
+        }
         for (key, peer) in &wanted.peers {
             let known = have.get(key);
             let place = match (known, told.get(key)) {
-                (Some(_), Some(before)) => peer.endpoint.filter(|_| *before != peer.endpoint),
+                (Some(_), Some(told)) => peer.endpoint.filter(|_| told.endpoint != peer.endpoint),
                 (Some(known), None) => peer.endpoint.filter(|_| !known.status.is_alive(now)),
-                (None, _) => peer.endpoint,
+                (None, told) => {
+                    let crossed = self
+                        .peers
+                        .get(key)
+                        .filter(|_| told.is_some_and(|told| told.endpoint == peer.endpoint));
+                    // It was heard there.
+                    crossed.and_then(|c| c.status.endpoint).or(peer.endpoint)
+                }
             };
             let gained: BTreeSet<IpNet> = match known {
                 Some(known) => peer.allowed.difference(&known.allowed).copied().collect(),
@@ -221,6 +245,16 @@ impl Device {
         let gone = self.peers.keys().filter(|k| !wanted.peers.contains_key(*k));
         steps.extend(gone.copied().map(Step::Remove));
         steps
+    }
+
+    /// Whether our call and a peer's have crossed, and ours is the one to repeat.
+    fn has_crossed(&self, key: &Key, told: &BTreeMap<Key, Told>, now: u64) -> bool {
+        let (Some(peer), Some(told)) = (self.peers.get(key), told.get(key)) else {
+            return false;
+        };
+        let unanswered = peer.status.handshake.is_none() && peer.status.received > 0;
+        let first = self.public_key.is_some_and(|own| own < *key);
+        unanswered && first && told.since + CROSSED <= now
     }
 }
 
@@ -295,7 +329,7 @@ mod tests {
         fn steps_lead_to_what_is_wanted_and_then_there_are_none(before in peers(), after in peers()) {
             let (before, after) = (wanted(&before), wanted(&after));
             let mut device = Device::default();
-            let told = |w: &WireGuard| w.peers.iter().map(|(k, p)| (*k, p.endpoint)).collect();
+            let told = |w: &WireGuard| w.peers.iter().map(|(k, p)| (*k, Told { endpoint: p.endpoint, since: 1000 })).collect();
             for step in device.steps(&before, &BTreeMap::new(), 1000) {
                 take(&mut device, &step);
             }
@@ -339,8 +373,68 @@ mod tests {
         assert_eq!(device.steps(&want, &BTreeMap::new(), 1000), vec![]);
         // Without a session it is told where the peer should be.
         assert_eq!(device.steps(&want, &BTreeMap::new(), 2000).len(), 1);
-        let told = BTreeMap::from([(key(1), want.peers[&key(1)].endpoint)]);
+        let told = Told {
+            endpoint: want.peers[&key(1)].endpoint,
+            since: 1000,
+        };
+        let told = BTreeMap::from([(key(1), told)]);
         assert_eq!(device.steps(&want, &told, 2000), vec![]);
+    }
+
+    #[test]
+    fn of_two_that_called_each_other_at_once_one_calls_again() {
+        let peer = Peer {
+            endpoint: Some("192.0.2.1:4500".parse().unwrap()),
+            allowed: BTreeSet::from(["10.1.0.0/16".parse().unwrap()]),
+            accepted: BTreeSet::new(),
+            keepalive: 10,
+        };
+        let want = WireGuard {
+            peers: BTreeMap::from([(key(5), peer.clone())]),
+            ..WireGuard::default()
+        };
+        let heard_at = "192.0.2.9:1234".parse().ok();
+        let device = |own: u8, received, handshake| {
+            let there = DevicePeer {
+                allowed: peer.allowed.clone(),
+                keepalive: 10,
+                status: PeerStatus {
+                    endpoint: heard_at,
+                    handshake,
+                    received,
+                    sent: 148,
+                },
+            };
+            Device {
+                public_key: Some(key(own)),
+                peers: BTreeMap::from([(key(5), there)]),
+                ..Device::default()
+            }
+        };
+        let told = Told {
+            endpoint: peer.endpoint,
+            since: 1000,
+        };
+        let told = BTreeMap::from([(key(5), told)]);
+        let again = vec![
+            Step::Remove(key(5)),
+            Step::Set {
+                key: key(5),
+                endpoint: heard_at,
+                keepalive: 10,
+                allowed: peer.allowed.clone(),
+                exactly: false,
+            },
+        ];
+        assert_eq!(device(1, 148, None).steps(&want, &told, 1002), again);
+        // Its answer may be on its way, the other one does it, nothing was heard, there is a session, or it is not known since when.
+        assert_eq!(device(1, 148, None).steps(&want, &told, 1001), vec![]);
+        assert_eq!(device(9, 148, None).steps(&want, &told, 1002), vec![]);
+        assert_eq!(device(1, 0, None).steps(&want, &told, 1002), vec![]);
+        let session = device(1, 148, Some(1001));
+        assert_eq!(session.steps(&want, &told, 1002), vec![]);
+        let anew = device(1, 148, None).steps(&want, &BTreeMap::new(), 1002);
+        assert!(!anew.contains(&Step::Remove(key(5))), "{anew:?}");
     }
 
     #[test]

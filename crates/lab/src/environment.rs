@@ -7,7 +7,7 @@ use strait_api::names::{BROKER_NAMESPACE, NAMESPACE};
 use strait_host::Family;
 
 use crate::objects;
-use crate::options::{Cable, Nat};
+use crate::options::{Nat, Options};
 use crate::topology::{Cluster, Node, Topology};
 
 /// What the gateways of a lab share. A lab keeps nobody's secret.
@@ -52,17 +52,19 @@ pub(crate) fn of_route_agent() -> Vec<Variable> {
 
 /// What a gateway gets besides.
 pub(crate) fn of_gateway(
-    cable: Cable,
+    options: &Options,
     topology: &Topology,
     cluster: &Cluster,
     node: &Node,
     broker: Broker,
 ) -> Vec<Variable> {
     let behind = topology.nat != Nat::None;
+    let number = usize::from(cluster.number.saturating_sub(1));
     let state = objects::dir(&node.name).join("gateway");
     let mut all = variables([
         ("POD_NAME", format!("submariner-gateway-{}", node.name)),
-        ("SUBMARINER_CABLEDRIVER", cable.to_string()),
+        ("SUBMARINER_CABLEDRIVER", options.cable.to_string()),
+        ("STRAIT_WIREGUARD", options.wireguard(number).to_string()),
         ("CE_IPSEC_PSK", PASSPHRASE.to_owned()),
         ("STRAIT_STATE_DIR", state.display().to_string()),
         ("SUBMARINER_NATENABLED", behind.to_string()),

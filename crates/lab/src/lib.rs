@@ -43,7 +43,7 @@ pub use cni::device as cni_device;
 pub use control::{CniChange, Status};
 pub use faults::{Fault, Impaired, QUEUE, Shape, Sides, Trouble, Way as LinkWay};
 pub use flow::{Connections, Datagrams, Flow, FlowReport, RunningFlow};
-pub use options::{Cable, Cni, Families, Nat, Options, Plugin, RpFilter};
+pub use options::{Cable, Cni, Families, Nat, Options, Plugin, RpFilter, Wireguard};
 pub use probe::{Probe, Seen, Transport};
 pub use process::{ProcessStatus, Readiness, Role};
 pub use strait_host::Family;

@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 use strait_host::Family;
 
-pub use between::{Cable, Nat};
+pub use between::{Cable, Nat, Wireguard};
 
 /// Clusters at most: the second octet of their pods is 100 + their number, that of their services 150 + it.
 pub(crate) const MAX_CLUSTERS: u8 = 50;
@@ -40,6 +40,9 @@ pub struct Options {
     pub families: Families,
     /// How gateways reach those of other clusters.
     pub cable: Cable,
+    /// Whose WireGuard the clusters' gateways take, in the clusters' order; the last one stands for all further clusters.
+    #[serde(default = "auto")]
+    pub wireguard: Vec<Wireguard>,
     /// What stands between a cluster and the others.
     pub nat: Nat,
     /// The reverse-path filter with which the nodes boot.
@@ -67,6 +70,7 @@ impl Default for Options {
             cnis: vec![Cni::Bridge, Cni::Calico],
             families: Families::V4,
             cable: Cable::Vxlan,
+            wireguard: auto(),
             nat: Nat::None,
             rp_filter: RpFilter::Strict,
             agents: true,
@@ -75,6 +79,10 @@ impl Default for Options {
             environment: Vec::new(),
         }
     }
+}
+
+fn auto() -> Vec<Wireguard> {
+    vec![Wireguard::Auto]
 }
 
 impl Options {
@@ -111,6 +119,17 @@ impl Options {
             self.cnis.len(),
             self.clusters
         );
+        ensure!(
+            self.wireguard.len() <= usize::from(self.clusters),
+            "{} choices of WireGuard for {} clusters: expected at most one a cluster",
+            self.wireguard.len(),
+            self.clusters
+        );
+        ensure!(
+            self.cable == Cable::Wireguard || self.wireguard == auto(),
+            "a choice of WireGuard for a cable that is {}: expected wireguard",
+            self.cable
+        );
         Ok(())
     }
 
@@ -122,6 +141,14 @@ impl Options {
             .or(self.cnis.last())
             .copied()
             .unwrap_or(Cni::Bridge)
+    }
+
+    /// Whose WireGuard the gateways of cluster `number` take, counted from 0.
+    #[must_use]
+    pub fn wireguard(&self, number: usize) -> Wireguard {
+        let all = &self.wireguard;
+        let whose = all.get(number).or(all.last());
+        whose.copied().unwrap_or(Wireguard::Auto)
     }
 }
 
@@ -339,6 +366,25 @@ mod tests {
             ..Options::default()
         };
         assert!(error(cnis).contains("2 CNIs for 1 clusters"));
+        let whose = |cable, wireguard| Options {
+            cable,
+            wireguard,
+            ..Options::default()
+        };
+        let all = vec![Wireguard::Kernel, Wireguard::Process, Wireguard::Auto];
+        let many = error(whose(Cable::Wireguard, all.clone()));
+        assert!(
+            many.contains("3 choices of WireGuard for 2 clusters"),
+            "{many}"
+        );
+        let both = whose(Cable::Wireguard, all[..2].to_vec());
+        assert!(both.check().is_ok());
+        assert_eq!(
+            [0, 1, 2].map(|number| both.wireguard(number)),
+            [Wireguard::Kernel, Wireguard::Process, Wireguard::Process]
+        );
+        let none = error(whose(Cable::Vxlan, all[..1].to_vec()));
+        assert!(none.contains("a cable that is vxlan"), "{none}");
         let gateways = Options {
             gateways: 4,
             ..Options::default()

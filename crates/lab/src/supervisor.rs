@@ -256,7 +256,7 @@ impl Lab {
                     ca: objects::broker_ca()?,
                 };
                 environment.extend(environment::of_gateway(
-                    self.order.options.cable,
+                    &self.order.options,
                     &self.topology,
                     cluster,
                     node,

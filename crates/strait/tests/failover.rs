@@ -9,15 +9,12 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::joined;
+use common::takeover::{
+    FIRST, LEASE, PATIENCE, SECOND, SUBMARINER, all_is_well, gap_within, list, one_is_active,
+    other, standby_is_known, terminate, through, way_of_worker,
+};
 use serde_json::Value;
-use strait_lab::{Cable, Flow, FlowReport, Lab, Nat, Options, Probe, Role};
-
-const PATIENCE: Duration = Duration::from_secs(30);
-const SUBMARINER: &str = "/apis/submariner.io/v1/namespaces/submariner-operator";
-const LEASE: &str =
-    "/apis/coordination.k8s.io/v1/namespaces/submariner-operator/leases/submariner-gateway-lock";
-const FIRST: &str = "east-1";
-const SECOND: &str = "east-2";
+use strait_lab::{Cable, Lab, Nat, Options, Role, Wireguard};
 
 fn lab(purpose: &str) -> Lab {
     let lab = joined(
@@ -29,119 +26,6 @@ fn lab(purpose: &str) -> Lab {
     );
     one_is_active(&lab, &[FIRST, SECOND]);
     lab
-}
-
-fn list(lab: &Lab, place: &str, path: &str) -> Vec<Value> {
-    // One that has just been started again does not answer yet.
-    let list = lab.api(place, "GET", path, &Value::Null);
-    let list = list.unwrap_or_default();
-    list["items"].as_array().cloned().unwrap_or_default()
-}
-
-/// Host names of the gateways whose Endpoints of cluster east stand in a cluster.
-fn published(lab: &Lab, place: &str) -> Vec<String> {
-    let all = list(lab, place, &format!("{SUBMARINER}/endpoints"));
-    let of_east = all.iter().filter(|e| e["spec"]["cluster_id"] == "east");
-    let names = of_east.map(|e| e["spec"]["hostname"].as_str().unwrap_or("").to_owned());
-    names.collect()
-}
-
-/// Gateways of east that say that they are active, of those that run.
-fn active(lab: &Lab, running: &[&str]) -> Vec<String> {
-    let all = list(lab, "east", &format!("{SUBMARINER}/gateways"));
-    let active = all.iter().filter(|g| g["status"]["haStatus"] == "active");
-    let names = active.filter_map(|g| g["metadata"]["name"].as_str());
-    let names = names.filter(|name| running.contains(name));
-    names.map(str::to_owned).collect()
-}
-
-fn holder(lab: &Lab) -> String {
-    let lease = lab.api("east", "GET", LEASE, &Value::Null);
-    let lease = lease.unwrap_or_default();
-    let holder = lease["spec"]["holderIdentity"].as_str().unwrap_or("");
-    holder.replace("-submariner-gateway", "")
-}
-
-/// The way of a worker to the other cluster, as its kernel has it: the address of the gateway inside the nodes' VXLAN.
-fn way_of_worker(lab: &Lab) -> String {
-    let shown = lab
-        .exec("east-3", &["ip", "-j", "route", "get", "10.102.3.11"])
-        .expect("ip");
-    let routes: Value = serde_json::from_str(&shown).expect("JSON");
-    routes[0]["gateway"].as_str().unwrap_or("").to_owned()
-}
-
-/// Waits until one of these is active, by all that tells of it; which.
-fn one_is_active(lab: &Lab, running: &[&str]) -> String {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let said = [
-            published(lab, "east"),
-            published(lab, "west"),
-            active(lab, running),
-            vec![holder(lab)],
-        ];
-        let [first, ..] = &said;
-        if let [name] = &first[..]
-            && running.contains(&name.as_str())
-            && said.iter().all(|names| names == first)
-        {
-            let number = name.trim_start_matches("east-");
-            if way_of_worker(lab) == format!("240.30.1.1{number}") {
-                return name.clone();
-            }
-        }
-        assert!(Instant::now() < deadline, "{said:?} {}", way_of_worker(lab));
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn other(of: &str) -> &'static str {
-    if of == FIRST { SECOND } else { FIRST }
-}
-
-/// A flow from a worker's pod to one of the other cluster, while something is done to the active gateway; what became of it.
-fn through(lab: &Lab, what: &str, seconds: u64, event: impl FnOnce()) -> FlowReport {
-    let flow = lab
-        .flow(&Flow::new("east-3-a", "west-3-a"))
-        .expect("it starts");
-    std::thread::sleep(Duration::from_millis(1500));
-    event();
-    std::thread::sleep(Duration::from_secs(seconds));
-    let report = flow.end().expect("it ends");
-    println!(
-        "{what}: longest gap {:.1} ms (the sender itself was late by {:.1} ms), {} of {} datagrams lost, {} of {} connections broken",
-        report.udp.longest_gap_ms,
-        report.udp.sender_late_ms,
-        report.udp.lost,
-        report.udp.sent,
-        report.tcp.broken.len(),
-        report.tcp.connected,
-    );
-    assert_eq!((report.tcp.connected, report.tcp.silent), (4, 0), "{what}");
-    assert_eq!(report.tcp.broken, Vec::<String>::new(), "{what}");
-    report
-}
-
-/// Pods of all nodes reach the other cluster's, and are reached.
-fn all_is_well(lab: &Lab, of: &[&str]) {
-    for node in of {
-        for (from, to) in [
-            (format!("{node}-a"), "west-3-a".to_owned()),
-            ("west-3-a".to_owned(), format!("{node}-a")),
-            ((*node).to_owned(), "west-3-a".to_owned()),
-        ] {
-            let probe = Probe::tcp(&from, &to);
-            lab.probe_until(&probe, PATIENCE, |_| true)
-                .expect("it is reached");
-        }
-    }
-}
-
-/// What a gap may last at most, in milliseconds; what the sender was late itself does not count.
-fn gap_within(report: &FlowReport, limit: f64) {
-    let gap = report.udp.longest_gap_ms - report.udp.sender_late_ms;
-    assert!(gap < limit, "{report:?}");
 }
 
 #[test]
@@ -171,15 +55,6 @@ fn a_gateway_that_is_killed_or_loses_its_power_is_replaced_by_the_one_that_stand
     lab.wait_until_joined(PATIENCE).expect("all is well");
     assert_eq!(one_is_active(&lab, &[FIRST, SECOND]), last);
     all_is_well(&lab, &[FIRST, SECOND, "east-3"]);
-}
-
-/// Sends a signal to a node's gateway: it is asked to end, as Kubernetes does.
-fn terminate(lab: &Lab, node: &str) {
-    let status = lab.status().expect("the lab answers");
-    let of = |p: &&strait_lab::ProcessStatus| p.role == Role::Gateway && p.place == node;
-    let gateway = status.processes.iter().find(of).expect("a gateway");
-    let pid = gateway.pid.to_string();
-    lab.exec(node, &["kill", "-TERM", &pid]).expect("kill");
 }
 
 #[test]
@@ -337,26 +212,13 @@ fn a_gateway_that_serves_wireguard_itself_hands_over_without_losing_a_datagram()
     let options = Options {
         gateways: 2,
         cable: Cable::Wireguard,
-        environment: vec![("STRAIT_WIREGUARD".to_owned(), "process".to_owned())],
+        wireguard: vec![Wireguard::Process],
         ..Options::default()
     };
     let lab = joined("failover-wireguard", options);
     let hands_over = |_| {
         let before = one_is_active(&lab, &[FIRST, SECOND]);
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let rules = lab.exec(other(&before), &["ip", "rule", "show"]);
-            let served = rules.expect("ip").contains("iif vx-submariner lookup 150");
-            let all = list(&lab, "west", &format!("{SUBMARINER}/endpoints"));
-            let mut told = all.iter().map(|e| &e["metadata"]["annotations"]);
-            let other = format!("\"hostname\":\"{}\"", other(&before));
-            let known = |a: &Value| a["strait.io/standbys"].as_str().map(str::to_owned);
-            if served && told.any(|a| known(a).is_some_and(|text| text.contains(&other))) {
-                break;
-            }
-            assert!(Instant::now() < deadline, "{all:?}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        standby_is_known(&lab, &before);
         let report = through(&lab, "asked to end", 3, || terminate(&lab, &before));
         assert_eq!(one_is_active(&lab, &[other(&before)]), other(&before));
         lab.restart(&before, Role::Gateway).expect("it starts");
@@ -365,6 +227,27 @@ fn a_gateway_that_serves_wireguard_itself_hands_over_without_losing_a_datagram()
     };
     // A machine that others use may lose one by itself; what is not ready loses some each time.
     assert!((0..3).map(hands_over).any(|lost| lost == 0));
+}
+
+#[test]
+fn another_cluster_follows_a_takeover_though_its_api_server_is_away() {
+    let options = Options {
+        gateways: 2,
+        cable: Cable::Wireguard,
+        ..Options::default()
+    };
+    let lab = joined("failover-away", options);
+    let before = one_is_active(&lab, &[FIRST, SECOND]);
+    standby_is_known(&lab, &before);
+    lab.kill("control-west", Role::Apiserver).expect("it ends");
+    let what = "node without power, the other cluster's API server away";
+    let report = through(&lab, what, 6, || {
+        lab.power_off(&before).expect("it is off");
+    });
+    gap_within(&report, 5000.0);
+    all_is_well(&lab, &[other(&before), "east-3"]);
+    lab.heal("control-west", None).expect("it starts");
+    assert_eq!(one_is_active(&lab, &[other(&before)]), other(&before));
 }
 
 #[test]

@@ -166,17 +166,6 @@ impl Gateway {
         self.apply();
     }
 
-    pub(crate) fn waits_for_handshake(&mut self, peer: Key) {
-        let begun = Instant::now();
-        while self.status(peer).handshake.is_none() {
-            assert!(
-                begun.elapsed() < PATIENCE,
-                "no handshake within {PATIENCE:?}"
-            );
-            sleep(Duration::from_millis(20));
-        }
-    }
-
     /// Whether the other answers in a family.
     pub(crate) fn reaches(&self, target: &str) -> bool {
         let ping = format!("ping -n -c 1 -W 1 {target}");
@@ -221,7 +210,22 @@ pub(crate) fn nets(number: u8) -> [String; 2] {
     [format!("10.{number}.0.0/16"), format!("fd0{number}::/16")]
 }
 
-/// Two gateways that know each other, over IPv4 or IPv6 outside.
+/// Waits until both have a session, looking after both as gateways do: either may be the one that is to call again.
+fn handshaken(one: &mut Gateway, two: &mut Gateway) {
+    let begun = Instant::now();
+    let (first, second) = (one.key, two.key);
+    let mut there = || {
+        let [one, two] = [one.status(second), two.status(first)];
+        one.handshake.is_some() && two.handshake.is_some()
+    };
+    while !there() {
+        let passed = begun.elapsed();
+        assert!(passed < PATIENCE, "no handshake within {PATIENCE:?}");
+        sleep(Duration::from_millis(20));
+    }
+}
+
+/// Two gateways that know each other and have a session, over IPv4 or IPv6 outside.
 pub(crate) fn joined(kinds: [Kind; 2], v6: bool) -> [Gateway; 2] {
     let mut both = gateways(kinds, ["secret"; 2]);
     let keys = [both[0].key, both[1].key];
@@ -235,6 +239,8 @@ pub(crate) fn joined(kinds: [Kind; 2], v6: bool) -> [Gateway; 2] {
         let nets = nets(2 - i as u8);
         gateway.know(keys[other], &at, &[&nets[0], &nets[1]]);
     }
+    let [one, two] = &mut both;
+    handshaken(one, two);
     both
 }
 
@@ -257,7 +263,7 @@ pub(crate) fn a_peer_without_prefixes_is_warm_and_takes_over_at_once(kinds: [Kin
     let nets = [nets(1), nets(2)];
     two.know(one.key, "192.0.2.1:4500", &[&nets[0][0], &nets[0][1]]);
     one.know(two.key, "192.0.2.2:4500", &[]);
-    one.waits_for_handshake(two.key);
+    handshaken(&mut one, &mut two);
     assert!(!one.reaches("10.2.0.1"), "nothing is sent to it");
     one.know(two.key, "192.0.2.2:4500", &[&nets[1][0], &nets[1][1]]);
     assert!(
@@ -291,6 +297,27 @@ pub(crate) fn what_changes_in_place_loses_nothing(kinds: [Kind; 2]) {
         }
     });
     assert_eq!(lost, 0);
+}
+
+/// Handshakes that cross on their way, as they do where both learn of each other at about the same time. The wire takes 150 ms each way,
+/// by the kernel's netem.
+pub(crate) fn two_that_call_each_other_at_once_need_not_wait_for_a_second_call(kinds: [Kind; 2]) {
+    let [mut one, mut two] = gateways(kinds, ["secret"; 2]);
+    for gateway in [&one, &two] {
+        run(&gateway.ns, "tc qdisc add dev wan root netem delay 150ms");
+    }
+    // The neighbours know each other.
+    one.must_reach("192.0.2.2");
+    let nets = [nets(1), nets(2)];
+    let begun = Instant::now();
+    one.know(two.key, "192.0.2.2:4500", &[&nets[1][0], &nets[1][1]]);
+    two.know(one.key, "192.0.2.1:4500", &[&nets[0][0], &nets[0][1]]);
+    handshaken(&mut one, &mut two);
+    let took = begun.elapsed();
+    // The protocol's own second call comes after 5 s (`REKEY_TIMEOUT`).
+    assert!(took < Duration::from_millis(4800), "{kinds:?}: {took:?}");
+    one.must_reach("10.2.0.1");
+    two.must_reach("10.1.0.1");
 }
 
 pub(crate) fn another_passphrase_is_another_clusterset(kinds: [Kind; 2]) {

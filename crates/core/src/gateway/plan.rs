@@ -91,12 +91,13 @@ impl State {
             ..Plan::default()
         };
         if let (Some(own), true) = (&own, self.endpoints.is_known()) {
-            let endpoints = self
-                .endpoints
-                .values()
-                .filter_map(|e| e.parsed.as_ref().ok());
-            let (mut remotes, problems) =
-                remotes(endpoints, &self.settings.cluster, &self.ours(own));
+            let accepted = copies.endpoints.iter().map(|e| e.key.name.as_str());
+            let endpoints = self.known_endpoints(&accepted.collect());
+            let (mut remotes, problems) = remotes(
+                endpoints.into_iter(),
+                &self.settings.cluster,
+                &self.ours(own),
+            );
             conditions.extend(problems);
             for remote in &mut remotes {
                 let outside = copies.outside.get(&remote.endpoint.name);

@@ -1,10 +1,10 @@
 //! The gateway among those of its cluster: what the election needs to know, and what a turn does to the objects.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use strait_api::names::{ANNOTATION_STANDBYS, ANNOTATION_TERM};
-use strait_api::{Endpoint, Node, Object, Term};
+use strait_api::{ClusterId, Endpoint, Node, Object, Term};
 
 use super::State;
 use super::plan::Own;
@@ -83,6 +83,35 @@ impl State {
             seen,
             ready,
         })
+    }
+
+    /// The Endpoints that count: those here, and in front of them what the broker has of other clusters' newer turns. Copies of these come a
+    /// moment later, and not at all while the cluster's API server is away; until then what the other cluster's new gateway sends may be lost.
+    /// `accepted` are the names of those that may come here.
+    pub(super) fn known_endpoints(&self, accepted: &BTreeSet<&str>) -> Vec<&Endpoint> {
+        let here = self.endpoints.values();
+        let here: Vec<&Endpoint> = here.filter_map(|e| e.parsed.as_ref().ok()).collect();
+        let mut turns: BTreeMap<&ClusterId, Option<Turn>> = BTreeMap::new();
+        for endpoint in &here {
+            let newest = turns.entry(&endpoint.cluster).or_default();
+            *newest = newest.take().max(turn_of(endpoint));
+        }
+        let on_broker = self.broker_endpoints.iter();
+        let on_broker = on_broker.filter(|(name, _)| accepted.contains(name));
+        let newer: BTreeMap<&str, &Endpoint> = on_broker
+            .filter_map(|(name, entry)| Some((name, entry.parsed.as_ref().ok()?)))
+            .filter(|(_, endpoint)| {
+                // A cluster that is new begins with its copy.
+                let newest = turns.get(&endpoint.cluster);
+                newest.is_some_and(|newest| *newest < turn_of(endpoint))
+            })
+            .collect();
+        let superseded = |endpoint: &&Endpoint| {
+            let newer = newer.get(endpoint.name.as_str());
+            newer.is_some_and(|newer| newer.cluster == endpoint.cluster)
+        };
+        let rest = here.into_iter().filter(|endpoint| !superseded(endpoint));
+        rest.chain(newer.values().copied()).collect()
     }
 
     /// The turn in which this gateway carries the traffic, if it does.

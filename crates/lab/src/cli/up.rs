@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::{Which, print};
 use crate::client::Lab;
-use crate::options::{Cable, Cni, Families, Nat, Options, RpFilter};
+use crate::options::{Cable, Cni, Families, Nat, Options, RpFilter, Wireguard};
 
 #[derive(Debug, Args)]
 pub(super) struct Up {
@@ -39,6 +39,10 @@ pub(super) struct Up {
     /// How gateways reach those of other clusters: vxlan or wireguard
     #[arg(long, default_value = "vxlan")]
     cable: Cable,
+    /// Whose WireGuard the clusters' gateways take, in their order; the last stands for the rest: auto (the kernel's where it has
+    /// one), kernel, or process
+    #[arg(long, value_delimiter = ',', default_value = "auto")]
+    wireguard: Vec<Wireguard>,
     /// What each cluster's router does between its nodes and the WAN: none, full-cone, port-restricted or symmetric
     #[arg(long, default_value = "none")]
     nat: Nat,
@@ -84,6 +88,7 @@ pub(super) fn up(arguments: &Up, binary: &Path) -> Result<()> {
             .collect(),
         families: arguments.families(),
         cable: arguments.cable,
+        wireguard: arguments.wireguard.clone(),
         nat: arguments.nat,
         rp_filter: arguments.rp_filter,
         agents: !arguments.no_agents,

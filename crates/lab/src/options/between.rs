@@ -34,6 +34,40 @@ impl FromStr for Cable {
     }
 }
 
+/// Whose WireGuard a cluster's gateways take, as `STRAIT_WIREGUARD` names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Wireguard {
+    /// The kernel's where it has one, else that of their processes.
+    Auto,
+    /// The kernel's.
+    Kernel,
+    /// That of their processes.
+    Process,
+}
+
+impl Wireguard {
+    const NAMES: [(&'static str, Self); 3] = [
+        ("auto", Self::Auto),
+        ("kernel", Self::Kernel),
+        ("process", Self::Process),
+    ];
+}
+
+impl fmt::Display for Wireguard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(name_of(&Self::NAMES, self))
+    }
+}
+
+impl FromStr for Wireguard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        by_name("WireGuard", &Self::NAMES, text)
+    }
+}
+
 /// What a cluster's router does between the nodes' network and the WAN, in the words of RFC 3489 section 5.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -106,6 +140,11 @@ mod tests {
             assert_eq!(nat.to_string(), name);
             assert_eq!(serde_json::to_value(nat).unwrap(), name);
             assert_eq!(name.parse(), Ok(nat));
+        }
+        for (name, whose) in Wireguard::NAMES {
+            assert_eq!(whose.to_string(), name);
+            assert_eq!(serde_json::to_value(whose).unwrap(), name);
+            assert_eq!(name.parse(), Ok(whose));
         }
         assert_eq!(
             "cone".parse::<Nat>().unwrap_err(),

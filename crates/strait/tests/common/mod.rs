@@ -7,6 +7,8 @@
     reason = "helpers of tests fail the test"
 )]
 
+pub(crate) mod takeover;
+
 use std::path::Path;
 use std::time::Duration;
 

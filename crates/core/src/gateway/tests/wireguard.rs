@@ -229,6 +229,56 @@ fn another_clusters_standby_is_listened_to_and_sent_nothing() {
 }
 
 #[test]
+fn another_clusters_newer_turn_counts_once_the_broker_tells_of_it_also_while_the_api_server_is_away()
+ {
+    let second = Key([3; 32]);
+    let of_turn = |name: &str, key: Key, term: &str, subnet: &str| {
+        let mut entry = peer("west", Some(&key.to_string()), subnet);
+        entry.object.key.name = name.to_owned();
+        let annotations = &mut entry.object.annotations;
+        annotations.insert("strait.io/term".into(), term.to_owned());
+        entry.parsed = Endpoint::parse(&entry.object);
+        entry
+    };
+    let carries = |s: &State| {
+        let peers = s.plan().tunnels.unwrap().peers.into_iter();
+        let carrying = peers.filter(|(_, peer)| !peer.allowed.is_empty());
+        carrying.map(|(key, _)| key).collect::<Vec<_>>()
+    };
+    let before = of_turn("west-1", WEST, "3.0", "10.2.0.0/16");
+    let s = with(std::slice::from_ref(&before));
+    assert_eq!(carries(&s), [WEST]);
+    let told = |entry: Entry<Endpoint>| {
+        let mut s = s.clone();
+        arrive(&mut s, &entry);
+        s
+    };
+    let newer = told(of_turn("west-2", second, "3.1", "10.2.0.0/16"));
+    assert_eq!(carries(&newer), [second]);
+    // The same gateway once more, with another key.
+    assert_eq!(
+        carries(&told(of_turn("west-1", second, "4.0", "10.2.0.0/16"))),
+        [second]
+    );
+    // An older turn, one that says nothing of turns, and one that is refused, for it has a subnet of ours.
+    let older = of_turn("west-2", second, "2.9", "10.2.0.0/16");
+    let mut silent = older.clone();
+    silent.object.annotations.remove("strait.io/term");
+    silent.parsed = Endpoint::parse(&silent.object);
+    for entry in [
+        older,
+        silent,
+        of_turn("west-2", second, "3.1", "10.1.0.0/16"),
+    ] {
+        assert_eq!(carries(&told(entry)), [WEST]);
+    }
+    // The copy changes nothing more.
+    let mut settled = newer.clone();
+    settle_local(&mut settled);
+    assert_eq!(settled.plan().tunnels, newer.plan().tunnels);
+}
+
+#[test]
 fn the_kernels_device_is_made_and_a_tun_device_is_waited_for() {
     let links = |s: &State| match s.plan().wanted.links {
         Owned::Set(links) => links,
