@@ -203,23 +203,34 @@ impl State {
         conditions
     }
 
-    /// Peers derive this gateway's inner address from its Endpoint, we from the host: they must agree.
+    /// Other nodes derive this node's inner address from an object, we from the host: they must agree.
     fn vtep_mismatch(&self, view: &FamilyView<'_>) -> Option<Condition> {
-        let gateway = self
-            .gateway
-            .as_ref()
-            .filter(|_| self.role() == Role::Gateway)?;
-        let (published, own) = (
-            gateway.private_ip(view.family == Family::V6)?,
-            view.underlay.as_ref()?.ip,
-        );
-        (published != own).then(|| {
-            let message = format!(
-                "this node's Endpoint {} says {published}, but this host's address is {own}: workers send to where nobody listens",
-                gateway.name
-            );
-            Condition::degraded("VtepMismatch", message)
-        })
+        let (family, v6) = (view.family, view.family == Family::V6);
+        let own = view.underlay.as_ref()?.ip;
+        let node = &self.settings.node;
+        let message = match self.role() {
+            Role::Gateway => {
+                let gateway = self.gateway.as_ref()?;
+                let published = gateway.private_ip(v6).filter(|ip| *ip != own)?;
+                format!(
+                    "this node's Endpoint {} says {published}, but this host's address is {own}: workers send to where nobody listens",
+                    gateway.name
+                )
+            }
+            Role::Worker => {
+                let said = self.nodes.get(node).and_then(|n| n.internal_ip(v6));
+                let said = match said {
+                    Some(said) if said == own => return None,
+                    Some(said) => format!("Node {node} says {said}, which this host does not have"),
+                    None => format!("Node {node} has no {family} InternalIP"),
+                };
+                format!(
+                    "{said}: this host sends from {own}, from where the gateway takes nothing, so remote clusters can't be reached over {family}; give the Node and the host the same address (the kubelet's --node-ip says which)"
+                )
+            }
+            Role::NoGateway => return None,
+        };
+        Some(Condition::degraded("VtepMismatch", message))
     }
 }
 

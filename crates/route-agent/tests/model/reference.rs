@@ -231,8 +231,14 @@ impl World {
             }
             let inners: BTreeSet<IpAddr> = outers.iter().map(|ip| node_inner(*ip)).collect();
             say("VtepCollision", inners.len() < outers.len());
-            let differ = own.is_some() && published.is_some() && own != published;
-            say("VtepMismatch", role == Role::Gateway && differ);
+            // What other nodes go by: the Endpoint of a gateway, the Node of another.
+            let said = self.nodes.get(&0).and_then(|w| node_ip(0, *w, f));
+            let differ = match role {
+                Role::Gateway => published.is_some() && own != published,
+                Role::Worker(..) => own != said,
+                Role::None => false,
+            };
+            say("VtepMismatch", own.is_some() && differ);
             let addressless = gateway.is_some() && published.is_none();
             say("GatewayAddressNotFound", addressless);
             let mut without = others.filter(|(n, w)| node_ip(**n, **w, f).is_none());
