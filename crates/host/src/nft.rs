@@ -159,6 +159,8 @@ pub enum Field {
     DestinationPort,
     /// TCP flags, 1 byte at offset 13 (`tcp flags`).
     TcpFlags,
+    /// Type of an ICMP or ICMPv6 message, 1 byte at offset 0 (`icmp type`, `icmpv6 type`).
+    IcmpType,
     /// Connection state bits (`ct state`), 4 bytes, host order.
     CtState,
     /// Whether the source is an address of this host: `RTN_LOCAL` is 2 (`fib saddr type`), 4 bytes, host order.

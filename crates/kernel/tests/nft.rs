@@ -46,6 +46,8 @@ fn a_ruleset_of_every_statement_reads_back_as_written_and_nft_shows_it() {
         "type nat hook postrouting priority -199; policy accept;",
         "type route hook output priority mangle; policy accept;",
         "tcp flags syn / syn,rst tcp option maxseg size set rt mtu tcp option maxseg size set 1360 comment \"clamp\"",
+        "icmp type redirect oifname @links drop comment \"redirects\"",
+        "icmpv6 type nd-redirect drop comment \"redirects6\"",
         "ct state established,related accept comment \"replies\"",
         "iifname != \"vx-submariner\" ip saddr @remote4 counter packets 0 bytes 0 drop comment \"spoofed\"",
         "oifname != \"eth0\" ip6 saddr != @remote6 ip6 daddr != @peers return comment \"spoofed6\"",

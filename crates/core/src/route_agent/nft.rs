@@ -37,6 +37,13 @@ const fn protocol(family: Family) -> u32 {
 /// `IPPROTO_TCP`, `IPPROTO_UDP` (linux/in.h).
 const TCP: u32 = 6;
 const UDP: u32 = 17;
+/// `IPPROTO_ICMP` and `IPPROTO_ICMPV6` with `ICMP_REDIRECT` (RFC 792) and `NDISC_REDIRECT` (RFC 4861, 4.5).
+const ICMP: u32 = 1;
+const ICMP_REDIRECT: u32 = 5;
+const ICMPV6: u32 = 58;
+const ND_REDIRECT: u32 = 137;
+/// Set of the links of tunnels.
+const TUNNEL_LINKS: &str = "tunnel-links";
 /// `NF_CT_STATE_BIT(IP_CT_NEW)` as nftables has it: `ct state new`.
 const CT_NEW: u32 = 8;
 /// The same for `ct state established,related`: bits 2 and 4.
@@ -67,6 +74,8 @@ pub(super) struct Variables<'a> {
     pub self_test: BTreeMap<Family, IpAddr>,
     /// Links by which connections from remote subnets may begin.
     pub ways: BTreeSet<String>,
+    /// Links of tunnels: ours, and the cable's.
+    pub tunnels: BTreeSet<String>,
     /// Addresses of the nodes of this cluster.
     pub nodes: BTreeSet<IpAddr>,
     /// Maximum segment size that is asked for, in bytes; else what fits the path.
@@ -98,6 +107,10 @@ pub(super) fn table(v: &Variables<'_>) -> Table {
     table.sets.insert(
         "ways".to_owned(),
         Set::of_names(v.ways.iter().map(String::as_str)),
+    );
+    table.sets.insert(
+        TUNNEL_LINKS.to_owned(),
+        Set::of_names(v.tunnels.iter().map(String::as_str)),
     );
     let chain = |kind, hook, priority, rules| Chain {
         base: Some(Base {
@@ -160,12 +173,12 @@ pub(super) fn table(v: &Variables<'_>) -> Table {
             ),
         ),
         (
-            "mss-output",
+            "output",
             chain(
                 ChainKind::Filter,
                 Hook::Output,
                 EARLY_PRIORITY,
-                vec![clamped()],
+                [vec![clamped()], redirect_rules(v)].concat(),
             ),
         ),
         (
@@ -400,6 +413,34 @@ fn counted_forwards(v: &Variables<'_>) -> Vec<Rule> {
         }
     }
     rules
+}
+
+/// Who sent a packet the wrong way round is not told to send elsewhere: what this host forwards from a tunnel back into it, it forwards
+/// while a gateway moves. The sysctl `send_redirects` alone does not see to that: the kernel asks whether that of `all` or of the link is on.
+fn redirect_rules(v: &Variables<'_>) -> Vec<Rule> {
+    let rules = v.families.iter().map(|view| {
+        let (transport, kind) = match view.family {
+            Family::V4 => (ICMP, ICMP_REDIRECT),
+            Family::V6 => (ICMPV6, ND_REDIRECT),
+        };
+        let tunnel = Statement::Lookup {
+            field: Field::OutputLink,
+            negated: false,
+            set: TUNNEL_LINKS.to_owned(),
+        };
+        rule(
+            "nobody is redirected inside a tunnel",
+            [
+                family(view.family),
+                number(Field::Transport, transport),
+                number(Field::IcmpType, kind),
+                tunnel,
+                Statement::Counter,
+                Statement::Drop,
+            ],
+        )
+    });
+    rules.collect()
 }
 
 /// TCP connections fit into the tunnels.
