@@ -144,6 +144,8 @@ impl State {
         let subnets = families.iter().flat_map(|v| &v.subnets).copied();
         let port = self.cable_port(host, families).map(|cable| cable.port);
         conditions.extend(self.firewall.conditions(subnets, port));
+        let own = families.iter().map(|v| v.family).collect();
+        conditions.extend(self.firewall.nat_condition(&own));
         conditions
     }
 

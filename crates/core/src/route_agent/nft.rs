@@ -13,7 +13,7 @@ use super::view::FamilyView;
 
 /// The lowest priority that the kernel takes for NAT (net/netfilter/nf_tables_api.c: above `NF_IP_PRI_CONNTRACK`,
 /// −200). The first NAT chain that binds a connection wins.
-const NAT_PRIORITY: i32 = -199;
+pub(super) const NAT_PRIORITY: i32 = -199;
 /// `NF_IP_PRI_MANGLE`: after connection tracking, before the filters of others.
 const EARLY_PRIORITY: i32 = -150;
 
