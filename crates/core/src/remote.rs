@@ -75,6 +75,7 @@ pub struct Ours {
 ///   never remote, or that would take traffic from our own nodes, is left out; the cluster's other subnets are not affected.
 /// * `CableAddressConflict`: a gateway's address is one of ours, or is another's inside the cable.
 /// * `SeveralEndpoints`: the newest of a cluster counts.
+/// * `InvalidObject`: a subnet that can't be read is left out; one with host bits is used without them.
 /// * `InvalidStandbys`: what an Endpoint says of gateways that may take its place can't be used.
 #[must_use]
 pub fn remotes<'a>(
@@ -86,7 +87,7 @@ pub fn remotes<'a>(
     every.sort_by(|a, b| (&a.cluster, a.order()).cmp(&(&b.cluster, b.order())));
     let mut counting: Vec<&Endpoint> = Vec::new();
     let (mut overlaps, mut conflicts, mut several) = (Vec::new(), Vec::new(), Vec::new());
-    let mut unusable = Vec::new();
+    let (mut unusable, mut odd) = (Vec::new(), Vec::new());
     for all in every.chunk_by(|a, b| a.cluster == b.cluster) {
         let Some(endpoint) = all.last() else {
             continue;
@@ -99,6 +100,10 @@ pub fn remotes<'a>(
                 names.join(", "),
                 endpoint.name
             ));
+        }
+        if let Some(these) = &endpoint.odd_subnets {
+            let message = format!("Endpoints {}: {}", endpoint.name, these.0.join("; "));
+            odd.push(Condition::degraded("InvalidObject", message));
         }
         if cluster != own {
             counting.push(endpoint);
@@ -149,7 +154,8 @@ pub fn remotes<'a>(
         say("SeveralEndpoints", "", several),
         say("InvalidStandbys", "", unusable),
     ];
-    (remotes, conditions.into_iter().flatten().collect())
+    odd.extend(conditions.into_iter().flatten());
+    (remotes, odd)
 }
 
 /// The subnets of which another cluster has a part. Mostly there are none, and nobody needs to be asked for his.

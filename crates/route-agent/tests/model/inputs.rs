@@ -123,7 +123,7 @@ impl World {
         if self.bad {
             all.insert(
                 "bad".into(),
-                Err("spec.subnets[0]: 'x' is no prefix".into()),
+                Err("spec.private_ip: 'x' is no IP address".into()),
             );
         }
         all
