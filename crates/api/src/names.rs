@@ -24,6 +24,8 @@ pub const ANNOTATION_UPDATE_TIMESTAMP: &str = "update-timestamp";
 pub const ANNOTATION_VTEP_MAC: &str = "strait.io/vtep-mac";
 /// Annotation of a RouteAgent: the Ethernet address of `vx-submariner-6`, where that is another than the one above.
 pub const ANNOTATION_VTEP_MAC_6: &str = "strait.io/vtep-mac-6";
+/// Annotation of a RouteAgent: the version of Strait that wrote it. One without it is another agent's, as Submariner's is.
+pub const ANNOTATION_AGENT: &str = "strait.io/agent";
 
 /// Annotation of an Endpoint: the term since which its gateway carries the traffic, as [`crate::Term`] is written. Of two
 /// Endpoints of a cluster, the one with the newer term counts.

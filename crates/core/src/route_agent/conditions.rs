@@ -11,6 +11,9 @@ use super::view::{FamilyView, Role};
 use crate::Condition;
 use crate::local::{every_link, seen};
 
+/// How many objects of a kind a message names.
+const NAMED: usize = 5;
+
 impl State {
     pub(super) fn source_conditions(&self) -> Vec<Condition> {
         let mut conditions = Vec::new();
@@ -141,6 +144,7 @@ impl State {
             conditions.extend(self.vtep_mismatch(view));
             conditions.extend(self.self_test_condition(view));
         }
+        conditions.extend(self.foreign_agents());
         let subnets = families.iter().flat_map(|v| &v.subnets).copied();
         let port = self.cable_port(host, families).map(|cable| cable.port);
         conditions.extend(self.firewall.conditions(subnets, port));
@@ -177,6 +181,29 @@ impl State {
             })
             .collect();
         (!clashes.is_empty()).then(|| Condition::degraded("VtepCollision", clashes.join("; ")))
+    }
+
+    /// Nodes of this cluster on which another agent than ours is at work, or was.
+    fn foreign_agents(&self) -> Option<Condition> {
+        let nodes: Vec<&str> = self
+            .agents
+            .iter()
+            .filter(|(node, agent)| !agent.ours && *node != self.settings.node)
+            .map(|(node, _)| node)
+            .filter(|node| self.nodes.get(node).is_some())
+            .collect();
+        let (named, more) = nodes.split_at(nodes.len().min(NAMED));
+        let more = match more.len() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        (!nodes.is_empty()).then(|| {
+            let message = format!(
+                "another agent than ours has written the RouteAgent of these nodes: {}{more}; Submariner's and ours in one cluster are not supported: run `strait route-agent` there",
+                named.join(", ")
+            );
+            Condition::degraded("ForeignAgent", message)
+        })
     }
 
     /// A gateway that publishes no address, and on it, nodes that have none.

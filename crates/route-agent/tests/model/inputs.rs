@@ -153,6 +153,7 @@ impl World {
             (
                 NODES[*number].to_owned(),
                 Ok(AgentInfo {
+                    ours: *publishes,
                     vtep_mac,
                     vtep_mac_6: None,
                 }),

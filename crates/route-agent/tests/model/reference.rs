@@ -210,6 +210,12 @@ impl World {
             "InvalidAnnotation",
             has_node && self.annotation == Some(None),
         );
+        let others = self.agents.iter().filter(|(_, ours)| !**ours);
+        let mut others = others.map(|(node, _)| node);
+        say(
+            "ForeignAgent",
+            others.any(|node| self.nodes.contains_key(node)),
+        );
         say("ApiUnreachable", self.api_away);
         let twice = |c: &usize| self.remotes.contains_key(c);
         say("SeveralEndpoints", self.old.iter().any(twice));
