@@ -100,7 +100,7 @@ pub const TABLE_GATEWAY: u32 = 150;
 pub const UNDERLAY_MARK: u32 = 0x53;
 /// Priority of the rule for [`UNDERLAY_MARK`]: before those of cables.
 pub const RULE_UNDERLAY: u32 = 99;
-/// `ifalias` of every link that is ours.
+/// `ifalias` of every link that is ours, and comment of our nftables table.
 pub const LINK_ALIAS: &str = "strait";
 /// Protocol number of our routes and rules. Free in linux/rtnetlink.h and in iproute2's rt_protos.
 pub const ROUTE_PROTOCOL: u8 = 83;

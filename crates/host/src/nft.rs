@@ -72,6 +72,9 @@ impl TryFrom<String> for TableId {
 /// A table's content.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
+    /// Its comment, by which owners know their tables; at most 120 bytes, empty for none. The kernel takes it when the table is made.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub comment: String,
     /// Chains by name.
     pub chains: BTreeMap<String, Chain>,
     /// Sets and maps by name.

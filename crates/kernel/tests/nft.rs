@@ -321,3 +321,42 @@ fn what_others_did_to_our_table_is_undone_and_their_tables_stay() {
         );
     }
 }
+
+#[test]
+fn a_table_without_our_mark_is_left_alone_and_one_of_a_former_version_is_taken_over() {
+    let ns = Namespace::new().unwrap();
+    run(&ns, "nft add table inet strait");
+    run(&ns, "nft add chain inet strait theirs");
+    run(&ns, "nft add rule inet strait theirs counter accept");
+    let theirs = ruleset(&ns);
+    let difference = strait_host::diff(&observe(&ns), &wanting(&everything()), &owner());
+    assert_eq!(
+        difference.conflicts,
+        [strait_host::Conflict::Table(table())]
+    );
+    assert_eq!(difference.changes, []);
+    let difference = strait_host::diff(&observe(&ns), &nothing(), &owner());
+    assert_eq!(difference.changes, []);
+    assert_eq!(ruleset(&ns), theirs);
+
+    // As it was before tables had a comment.
+    run(&ns, "nft flush ruleset");
+    let former = Table {
+        comment: String::new(),
+        ..everything()
+    };
+    let ops = strait_host::nft::diff_table(&table(), None, Some(&former));
+    let failures = ns
+        .run_async(|| async {
+            let mut kernel = Kernel::connect().await.unwrap();
+            kernel.apply(&[Change::Nft(ops)]).await
+        })
+        .unwrap();
+    assert_eq!(failures, []);
+    let marked = || ruleset(&ns).contains("table inet strait {\n\tcomment \"strait\"\n");
+    assert!(!marked());
+    settle(&ns, &wanting(&everything()));
+    assert!(marked(), "{}", ruleset(&ns));
+    settle(&ns, &nothing());
+    assert_eq!(ruleset(&ns), "");
+}

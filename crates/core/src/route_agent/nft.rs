@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use strait_api::names::NODE_VXLAN_PORT;
+use strait_api::names::{LINK_ALIAS, NODE_VXLAN_PORT};
 use strait_api::vtep::Vxlan;
 use strait_host::Family;
 use strait_host::nft::{Base, Chain, ChainKind, Field, Hook, Rule, Set, Statement, Table, Value};
@@ -26,6 +26,11 @@ pub(super) const FORWARD_FIRST: &str = "forward-first";
 pub(super) const FORWARD_LAST: &str = "forward-last";
 pub(super) const INPUT_FIRST: &str = "tunnels";
 pub(super) const INPUT_LAST: &str = "input-last";
+/// Chain that gives sources.
+const SOURCE: &str = "source";
+/// Before tables had a comment, they had these.
+pub(super) const FORMER_CHAINS: [&str; 5] =
+    [SOURCE, FORWARD_FIRST, FORWARD_LAST, INPUT_FIRST, INPUT_LAST];
 
 /// `NFPROTO_IPV4`, `NFPROTO_IPV6` (linux/netfilter.h).
 const fn protocol(family: Family) -> u32 {
@@ -86,7 +91,10 @@ pub(super) struct Variables<'a> {
 
 /// The whole table.
 pub(super) fn table(v: &Variables<'_>) -> Table {
-    let mut table = Table::default();
+    let mut table = Table {
+        comment: LINK_ALIAS.to_owned(),
+        ..Table::default()
+    };
     for view in v.families {
         let family = view.family;
         table
@@ -122,7 +130,7 @@ pub(super) fn table(v: &Variables<'_>) -> Table {
     };
     let chains = [
         (
-            "source",
+            SOURCE,
             chain(
                 ChainKind::Nat,
                 Hook::Postrouting,

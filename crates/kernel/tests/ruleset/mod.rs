@@ -312,6 +312,7 @@ pub(crate) fn everything() -> Table {
     ];
     let chain = |base, rules| Chain { base, rules };
     Table {
+        comment: "strait".to_owned(),
         sets,
         chains: BTreeMap::from([
             (

@@ -96,7 +96,7 @@ impl Kernel {
         new.nft.extend(
             old.nft
                 .iter()
-                .filter(|(id, _)| **id == table())
+                .filter(|(id, table)| own.owns_table(id, table) && !theirs.nft.contains_key(id))
                 .map(|(i, t)| (i.clone(), t.clone())),
         );
         let mut routes: Vec<Route> = old
