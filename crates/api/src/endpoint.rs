@@ -1,5 +1,8 @@
 //! Endpoint: the active gateway of a cluster, as its peers need to know it.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -71,8 +74,10 @@ pub struct Endpoint {
     pub cable_name: String,
     /// Host name of the gateway node.
     pub hostname: String,
-    /// Subnets that are reached through it, host bits zero.
+    /// Subnets that are reached through it, host bits zero; those that can be read.
     pub subnets: Vec<IpNet>,
+    /// What is to be said of its other subnets, and of those with host bits.
+    pub odd_subnets: Option<Box<OddSubnets>>,
     /// Addresses on its own network, at most one per family.
     pub private_ips: Vec<IpAddr>,
     /// Addresses on the Internet, at most one per family.
@@ -107,6 +112,10 @@ pub struct Endpoint {
     /// The spec as it was read; objects that tell of it share it.
     pub spec: Arc<EndpointSpec>,
 }
+
+/// A sentence for each subnet that can't be read, or had host bits; of many, the first ones. None is empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OddSubnets(pub Vec<String>);
 
 /// Public keys that an Endpoint tells of, as text of at most 64 characters: who knows keys looks at them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -198,7 +207,8 @@ impl Endpoint {
     /// Parses an object, which is hostile until then.
     ///
     /// # Errors
-    /// A sentence that names the field, what it holds and what was expected.
+    /// A sentence that names the field, what it holds and what was expected. A subnet that can't be read does not take the others
+    /// with it: it is left out, as Submariner's cables leave it out, and [named](Self::odd_subnets).
     pub fn parse(object: &Object) -> Result<Self, String> {
         let spec: EndpointSpec = object.section("spec")?;
         let cluster: ClusterId = spec
@@ -207,12 +217,7 @@ impl Endpoint {
             .map_err(|e| format!("spec.cluster_id: {e}"))?;
         check_text("spec.cable_name", &spec.cable_name, 200)?;
         check_text("spec.hostname", &spec.hostname, 253)?;
-        let subnets = spec
-            .subnets
-            .iter()
-            .enumerate()
-            .map(|(i, s)| parse_net(&format!("spec.subnets[{i}]"), s))
-            .collect::<Result<Vec<_>, _>>()?;
+        let (subnets, odd_subnets) = subnets(&spec.subnets);
         let udp_port = match spec.backend_config.get(BACKEND_UDP_PORT) {
             None => CABLE_PORT,
             Some(text) => text.parse().ok().filter(|p| *p > 0).ok_or_else(|| {
@@ -250,6 +255,7 @@ impl Endpoint {
             cable_name: spec.cable_name.clone(),
             hostname: spec.hostname.clone(),
             subnets,
+            odd_subnets: (!odd_subnets.is_empty()).then(|| Box::new(OddSubnets(odd_subnets))),
             backend: spec.backend.to_lowercase(),
             udp_port,
             natt_port: config(BACKEND_NATT_PORT)
@@ -359,6 +365,36 @@ pub(crate) fn parse_ip(field: &str, text: &str) -> Result<IpAddr, String> {
     Ok(ip)
 }
 
+/// How many subnets are named that are not as they should be: a message has a limited length.
+const NAMED: usize = 5;
+
+/// Those of an Endpoint that can be read, and what is to be said of others.
+fn subnets(texts: &[String]) -> (Vec<IpNet>, Vec<String>) {
+    let (mut nets, mut odd) = (Vec::with_capacity(texts.len()), Vec::new());
+    let mut more = 0usize;
+    for (i, text) in texts.iter().enumerate() {
+        let field = format!("spec.subnets[{i}]");
+        let said = match (parse_net(&field, text), text.parse::<IpNet>()) {
+            (Ok(net), Ok(written)) => {
+                nets.push(net);
+                let told = format!("{field}: '{written}' has host bits: {net} is used");
+                (net != written).then_some(told)
+            }
+            (Err(why), _) => Some(format!("{why}; the others are used")),
+            (Ok(_), Err(_)) => None,
+        };
+        match said {
+            Some(said) if odd.len() < NAMED => odd.push(said),
+            Some(_) => more += 1,
+            None => {}
+        }
+    }
+    if more > 0 {
+        odd.push(format!("and {more} more"));
+    }
+    (nets, odd)
+}
+
 /// A prefix; host bits are cleared.
 pub(crate) fn parse_net(field: &str, text: &str) -> Result<IpNet, String> {
     let net: IpNet = text.parse().map_err(|_| {
@@ -403,99 +439,4 @@ fn check_link_name(field: &str, name: &str) -> Result<(), String> {
 /// At most 80 characters of a text that somebody else wrote, for a message.
 fn cut(text: &str) -> String {
     crate::object::shown(text, 80)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Kind;
-    use serde_json::json;
-
-    fn object(spec: serde_json::Value) -> Object {
-        let mut object = Object::new(Kind::Endpoint, "ns", "east-cable");
-        object.content.insert("spec".into(), spec);
-        object
-    }
-
-    fn good() -> serde_json::Value {
-        json!({"cluster_id": "east", "cable_name": "submariner-cable-east-10-0-0-5", "hostname": "gw",
-               "subnets": ["10.1.2.3/16", "fd00::/64"], "private_ip": "10.0.0.5", "public_ip": "",
-               "nat_enabled": false, "backend": "VXLAN", "backend_config": {"udp-port": "4501"}})
-    }
-
-    #[test]
-    fn an_endpoint_of_any_release_is_parsed() {
-        let old = Endpoint::parse(&object(good())).unwrap();
-        assert_eq!(old.subnets[0], "10.1.0.0/16".parse().unwrap());
-        assert_eq!((old.udp_port, old.backend.as_str()), (4501, "vxlan"));
-        assert_eq!(old.private_ip(false), Some("10.0.0.5".parse().unwrap()));
-        let mut new = good();
-        new["private_ips"] = json!(["fd00::5", "10.0.0.6"]);
-        let new = Endpoint::parse(&object(new)).unwrap();
-        assert_eq!(
-            new.private_ip(false),
-            Some("10.0.0.6".parse().unwrap()),
-            "plural goes before singular"
-        );
-        assert_eq!(new.private_ip(true), Some("fd00::5".parse().unwrap()));
-    }
-
-    #[test]
-    fn a_bad_endpoint_is_refused_with_the_field_and_what_was_expected() {
-        for (field, value, said) in [
-            (
-                "cluster_id",
-                json!("East!"),
-                "spec.cluster_id: 'East!' is no cluster ID",
-            ),
-            (
-                "subnets",
-                json!(["10.1.0.0/33"]),
-                "spec.subnets[0]: '10.1.0.0/33' is no prefix",
-            ),
-            ("subnets", json!(null), "spec"),
-            (
-                "private_ip",
-                json!("127.0.0.1"),
-                "spec.private_ip: 127.0.0.1",
-            ),
-            ("hostname", json!(""), "spec.hostname"),
-            (
-                "backend_config",
-                json!({"udp-port": "0"}),
-                "'0' is no UDP port",
-            ),
-            (
-                "backend_config",
-                json!({"interface-name": "../x"}),
-                "no name of a network interface",
-            ),
-            ("cable_name", json!("a b"), "spec.cable_name"),
-        ] {
-            let mut spec = good();
-            spec[field] = value;
-            let error = Endpoint::parse(&object(spec)).unwrap_err();
-            assert!(error.contains(said), "{field}: {error}");
-        }
-    }
-
-    #[test]
-    fn a_published_ethernet_address_must_be_unicast() {
-        let mut o = object(good());
-        o.annotations
-            .insert(ANNOTATION_VTEP_MAC.into(), "02:64:0a:00:00:05".into());
-        assert_eq!(
-            Endpoint::parse(&o).unwrap().vtep_mac,
-            Some([2, 0x64, 10, 0, 0, 5])
-        );
-        for bad in [
-            "ff:ff:ff:ff:ff:ff",
-            "00:00:00:00:00:00",
-            "02:64",
-            "+2:64:0a:00:00:05",
-        ] {
-            o.annotations.insert(ANNOTATION_VTEP_MAC.into(), bad.into());
-            assert!(Endpoint::parse(&o).is_err(), "{bad}");
-        }
-    }
 }

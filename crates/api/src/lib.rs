@@ -21,7 +21,7 @@ pub mod vtep;
 
 pub use cluster::{Cluster, ClusterSpec};
 pub use crd::crds;
-pub use endpoint::{Endpoint, EndpointSpec, OtherKeys};
+pub use endpoint::{Endpoint, EndpointSpec, OddSubnets, OtherKeys};
 pub use id::{BadClusterId, ClusterId, valid_name};
 pub use ip_pool::IpPool;
 pub use node::Node;

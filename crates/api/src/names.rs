@@ -24,6 +24,8 @@ pub const ANNOTATION_UPDATE_TIMESTAMP: &str = "update-timestamp";
 pub const ANNOTATION_VTEP_MAC: &str = "strait.io/vtep-mac";
 /// Annotation of a RouteAgent: the Ethernet address of `vx-submariner-6`, where that is another than the one above.
 pub const ANNOTATION_VTEP_MAC_6: &str = "strait.io/vtep-mac-6";
+/// Annotation of a RouteAgent: the version of Strait that wrote it. One without it is another agent's, as Submariner's is.
+pub const ANNOTATION_AGENT: &str = "strait.io/agent";
 
 /// Annotation of an Endpoint: the term since which its gateway carries the traffic, as [`crate::Term`] is written. Of two
 /// Endpoints of a cluster, the one with the newer term counts.
@@ -101,7 +103,7 @@ pub const TABLE_GATEWAY: u32 = 150;
 pub const UNDERLAY_MARK: u32 = 0x53;
 /// Priority of the rule for [`UNDERLAY_MARK`]: before those of cables.
 pub const RULE_UNDERLAY: u32 = 99;
-/// `ifalias` of every link that is ours.
+/// `ifalias` of every link that is ours, and comment of our nftables table.
 pub const LINK_ALIAS: &str = "strait";
 /// Protocol number of our routes and rules. Free in linux/rtnetlink.h and in iproute2's rt_protos.
 pub const ROUTE_PROTOCOL: u8 = 83;

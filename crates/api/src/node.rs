@@ -138,6 +138,48 @@ impl Node {
     }
 }
 
+/// What the kubelet, or who watches over it, says of a Node that is not ready; `None` where its condition `Ready` is true.
+#[must_use]
+pub fn not_ready(object: &Object) -> Option<String> {
+    #[derive(Deserialize, Default)]
+    struct Status {
+        #[serde(default)]
+        conditions: Vec<NodeCondition>,
+    }
+    #[derive(Deserialize)]
+    struct NodeCondition {
+        #[serde(rename = "type")]
+        kind: String,
+        status: String,
+        #[serde(default)]
+        reason: String,
+        #[serde(default)]
+        message: String,
+    }
+    if !object.content.contains_key("status") {
+        return Some("it has no status yet".to_owned());
+    }
+    let status: Status = match object.section("status") {
+        Ok(status) => status,
+        Err(why) => return Some(why),
+    };
+    let Some(ready) = status.conditions.iter().find(|c| c.kind == "Ready") else {
+        return Some("it has no condition Ready yet".to_owned());
+    };
+    if ready.status == "True" {
+        return None;
+    }
+    let shown = |text: &str| crate::object::shown(text, 200);
+    let mut why = format!("Ready is {}", shown(&ready.status));
+    for text in [&ready.reason, &ready.message] {
+        if !text.is_empty() {
+            why.push_str(": ");
+            why.push_str(&shown(text));
+        }
+    }
+    Some(why)
+}
+
 fn may_be_gateway(object: &Object) -> bool {
     object
         .labels
@@ -161,6 +203,36 @@ fn clamp_mss(object: &Object) -> Option<Result<u16, String>> {
 mod tests {
     use super::*;
     use crate::Kind;
+
+    #[test]
+    fn a_node_is_ready_when_its_condition_says_so_and_else_it_is_told_why_not() {
+        let node = |status: serde_json::Value| {
+            let mut object = Object::new(Kind::Node, "", "worker");
+            object.content.insert("status".into(), status);
+            not_ready(&object)
+        };
+        let ready = |status: &str| {
+            serde_json::json!({"conditions": [
+                {"type": "DiskPressure", "status": "True"},
+                {"type": "Ready", "status": status, "reason": "KubeletNotReady", "message": "cni plugin not initialized"},
+            ]})
+        };
+        assert_eq!(node(ready("True")), None);
+        for (status, said) in [
+            (
+                ready("False"),
+                "Ready is False: KubeletNotReady: cni plugin not initialized",
+            ),
+            (ready("Unknown"), "Ready is Unknown: "),
+            (ready("true"), "Ready is true: "),
+            (serde_json::json!({}), "no condition Ready"),
+            (serde_json::json!({"conditions": 7}), "status"),
+        ] {
+            let why = node(status).expect("it is not ready");
+            assert!(why.contains(said), "{why}");
+        }
+        assert!(not_ready(&Object::new(Kind::Node, "", "worker")).is_some());
+    }
 
     #[test]
     fn what_a_node_says_of_its_gateway_is_read_and_what_cannot_be_used_is_named() {

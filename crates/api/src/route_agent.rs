@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::endpoint::vtep_mac;
 use crate::gateway::{ConnectionStatus, LatencyRtt};
-use crate::names::{ANNOTATION_VTEP_MAC, ANNOTATION_VTEP_MAC_6};
+use crate::names::{ANNOTATION_AGENT, ANNOTATION_VTEP_MAC, ANNOTATION_VTEP_MAC_6};
 use crate::{EndpointSpec, Object};
 
 /// `status` of a RouteAgent.
@@ -59,9 +59,11 @@ pub struct Condition {
     pub last_transition_time: Option<String>,
 }
 
-/// What one agent needs to know of another: the Ethernet addresses of its `vx-submariner` devices.
+/// What one agent needs to know of another: whether it is one of ours, and the Ethernet addresses of its `vx-submariner` devices.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AgentInfo {
+    /// Whether it is one of ours, which says so or publishes an Ethernet address.
+    pub ours: bool,
     /// The address; `None` for an agent that publishes none.
     pub vtep_mac: Option<[u8; 6]>,
     /// That of `vx-submariner-6`, where it is another.
@@ -74,8 +76,10 @@ impl AgentInfo {
     /// # Errors
     /// A sentence that names the annotation and what was expected.
     pub fn parse(object: &Object) -> Result<Self, String> {
+        let vtep_mac_4 = vtep_mac(object, ANNOTATION_VTEP_MAC)?;
         Ok(Self {
-            vtep_mac: vtep_mac(object, ANNOTATION_VTEP_MAC)?,
+            ours: vtep_mac_4.is_some() || object.annotations.contains_key(ANNOTATION_AGENT),
+            vtep_mac: vtep_mac_4,
             vtep_mac_6: vtep_mac(object, ANNOTATION_VTEP_MAC_6)?,
         })
     }

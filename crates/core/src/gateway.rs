@@ -297,5 +297,6 @@ pub fn owner() -> Owner {
         route_protocol: None,
         rule_protocol: None,
         tables: BTreeSet::new(),
+        former_chains: BTreeSet::new(),
     }
 }

@@ -80,6 +80,7 @@ pub struct Ours {
 ///   never remote, or that would take traffic from our own nodes, is left out; the cluster's other subnets are not affected.
 /// * `CableAddressConflict`: a gateway's address is one of ours, or is inside the cable that of a cluster that was there before.
 /// * `SeveralEndpoints`: the newest of a cluster counts.
+/// * `InvalidObject`: a subnet that can't be read is left out; one with host bits is used without them.
 /// * `InvalidStandbys`: what an Endpoint says of gateways that may take its place can't be used.
 #[must_use]
 pub fn remotes<'a>(
@@ -91,7 +92,7 @@ pub fn remotes<'a>(
     every.sort_by(|a, b| (&a.cluster, a.order()).cmp(&(&b.cluster, b.order())));
     let mut counting: Vec<(i64, &Endpoint, Option<String>)> = Vec::new();
     let (mut overlaps, mut conflicts, mut several) = (Vec::new(), Vec::new(), Vec::new());
-    let mut unusable = Vec::new();
+    let (mut unusable, mut odd) = (Vec::new(), Vec::new());
     for all in every.chunk_by(|a, b| a.cluster == b.cluster) {
         let Some(endpoint) = all.last() else {
             continue;
@@ -106,6 +107,10 @@ pub fn remotes<'a>(
             )
         });
         several.extend(others.clone());
+        if let Some(these) = &endpoint.odd_subnets {
+            let message = format!("Endpoints {}: {}", endpoint.name, these.0.join("; "));
+            odd.push(Condition::degraded("InvalidObject", message));
+        }
         if cluster != own {
             let since = all.iter().map(|e| e.since).min().unwrap_or(endpoint.since);
             counting.push((since, endpoint, others));
@@ -123,6 +128,8 @@ pub fn remotes<'a>(
         .collect();
     for (_, endpoint, others) in counting {
         let mut refused: Vec<String> = others.into_iter().collect();
+        let odd = endpoint.odd_subnets.iter();
+        refused.extend(odd.flat_map(|these| these.0.iter().cloned()));
         let mut subnets: Vec<IpNet> = Vec::with_capacity(endpoint.subnets.len());
         for net in &endpoint.subnets {
             let others = contested.contains(net).then_some(&taken);
@@ -167,7 +174,8 @@ pub fn remotes<'a>(
         say("SeveralEndpoints", "", several),
         say("InvalidStandbys", "", unusable),
     ];
-    (remotes, conditions.into_iter().flatten().collect())
+    odd.extend(conditions.into_iter().flatten());
+    (remotes, odd)
 }
 
 /// The subnets of which another cluster has a part. Mostly there are none, and nobody needs to be asked for his.

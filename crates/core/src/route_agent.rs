@@ -265,6 +265,7 @@ pub fn owner() -> Owner {
         route_protocol: Some(ROUTE_PROTOCOL),
         rule_protocol: Some(ROUTE_PROTOCOL),
         tables: BTreeSet::from([table()]),
+        former_chains: nft::FORMER_CHAINS.map(str::to_owned).into(),
     }
 }
 

@@ -47,6 +47,9 @@ pub enum Conflict {
         /// The UDP port.
         port: u16,
     },
+    /// An nftables table of our name that does not carry our mark.
+    #[error("a foreign nftables table has the name {}", String::from(.0.clone()))]
+    Table(TableId),
     /// A foreign route with the same table, destination and metric.
     #[error(
         "a foreign route (protocol {protocol}) to {dst} with metric {metric} stands in table {table}"
@@ -79,7 +82,7 @@ pub fn diff(host: &Host, wanted: &Wanted, owner: &Owner) -> Difference {
     neighbours(host, wanted, owner, &gone, &mut d.changes, &mut removals);
     fdb(host, wanted, owner, &gone, &mut d.changes, &mut removals);
     rules(host, wanted, owner, &mut d.changes, &mut removals);
-    nft(host, wanted, owner, &mut d.changes);
+    nft(host, wanted, owner, &mut d.changes, &mut d.conflicts);
     if let Owned::Set(accepts) = &wanted.accepts {
         d.changes.extend(firewall::diff(&host.filters, accepts));
     }
@@ -124,14 +127,22 @@ fn next_hops(changes: &[Change]) -> BTreeSet<IpAddr> {
     routes.flatten().filter_map(|hop| hop.via).collect()
 }
 
-/// What was wanted on a link that can't be ours makes no sense without it.
+/// What was wanted on a link that can't be ours makes no sense without it. Without our table nothing is opened, and no traffic led
+/// where its source would be wrong.
 fn drop_lost_on_conflicts(d: &mut Difference) {
+    let is_table = |c: &Conflict| matches!(c, Conflict::Table(_));
+    if d.conflicts.iter().any(is_table) {
+        d.changes.retain(|change| {
+            let opens = matches!(change, Change::SetSysctl(..) | Change::SetAccepts(..));
+            !opens && change.stage() != Stage::Routes
+        });
+    }
     let lost: BTreeSet<String> = d
         .conflicts
         .iter()
         .filter_map(|c| match c {
             Conflict::Link(name) | Conflict::Vxlan { wanted: name, .. } => Some(name.clone()),
-            Conflict::Route { .. } => None,
+            Conflict::Route { .. } | Conflict::Table(_) => None,
         })
         .collect();
     if lost.is_empty() {
@@ -285,15 +296,28 @@ fn fdb(
     removals.extend(extra.cloned().map(Change::RemoveFdb));
 }
 
-fn nft(host: &Host, wanted: &Wanted, owner: &Owner, changes: &mut Vec<Change>) {
+fn nft(
+    host: &Host,
+    wanted: &Wanted,
+    owner: &Owner,
+    changes: &mut Vec<Change>,
+    conflicts: &mut Vec<Conflict>,
+) {
     let Owned::Set(want) = &wanted.nft else {
         return;
     };
     let ids: BTreeSet<&TableId> = want.keys().chain(&owner.tables).collect();
-    let ops: Vec<_> = ids
-        .into_iter()
-        .flat_map(|id| nft::diff_table(id, host.nft.get(id), want.get(id)))
-        .collect();
+    let mut ops = Vec::new();
+    for id in ids {
+        let have = host.nft.get(id);
+        if have.is_some_and(|table| !owner.owns_table(id, table)) {
+            if want.contains_key(id) {
+                conflicts.push(Conflict::Table(id.clone()));
+            }
+            continue;
+        }
+        ops.extend(nft::diff_table(id, have, want.get(id)));
+    }
     if !ops.is_empty() {
         changes.push(Change::Nft(ops));
     }

@@ -18,6 +18,10 @@ pub struct BaseChain {
     pub name: String,
     /// Its hook.
     pub hook: Hook,
+    /// The lower goes first.
+    pub priority: i32,
+    /// Whether it translates addresses (type `nat`).
+    pub nat: bool,
     /// Whether its policy is `drop`.
     pub drops: bool,
 }

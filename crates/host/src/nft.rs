@@ -72,6 +72,9 @@ impl TryFrom<String> for TableId {
 /// A table's content.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
+    /// Its comment, by which owners know their tables; at most 120 bytes, empty for none. The kernel takes it when the table is made.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub comment: String,
     /// Chains by name.
     pub chains: BTreeMap<String, Chain>,
     /// Sets and maps by name.
@@ -159,6 +162,8 @@ pub enum Field {
     DestinationPort,
     /// TCP flags, 1 byte at offset 13 (`tcp flags`).
     TcpFlags,
+    /// Type of an ICMP or ICMPv6 message, 1 byte at offset 0 (`icmp type`, `icmpv6 type`).
+    IcmpType,
     /// Connection state bits (`ct state`), 4 bytes, host order.
     CtState,
     /// Whether the source is an address of this host: `RTN_LOCAL` is 2 (`fib saddr type`), 4 bytes, host order.

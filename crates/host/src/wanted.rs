@@ -80,7 +80,7 @@ impl Wanted {
 /// How a process knows what is its own on a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {
-    /// `ifalias` of its links.
+    /// `ifalias` of its links, and comment of its tables.
     pub alias: String,
     /// Names of the links that may be its own; two owners with one alias differ in these.
     pub links: BTreeSet<String>,
@@ -88,8 +88,10 @@ pub struct Owner {
     pub route_protocol: Option<u8>,
     /// `FRA_PROTOCOL` of its rules; `None` owns no rule.
     pub rule_protocol: Option<u8>,
-    /// Its nftables tables.
+    /// Names of its nftables tables.
     pub tables: BTreeSet<TableId>,
+    /// Chains by which a table is known that a former version has made, without a comment: it has all of them.
+    pub former_chains: BTreeSet<String>,
 }
 
 impl Owner {
@@ -97,6 +99,16 @@ impl Owner {
     #[must_use]
     pub fn owns_link(&self, name: &str, link: &Link) -> bool {
         self.links.contains(name) && link.alias.as_deref() == Some(&self.alias)
+    }
+
+    /// Whether a table is its own: by name and mark. One with nothing in it is nobody's, and may be taken.
+    #[must_use]
+    pub fn owns_table(&self, id: &TableId, table: &Table) -> bool {
+        let empty = table.chains.is_empty() && table.sets.is_empty();
+        let has = |chain: &String| table.chains.contains_key(chain);
+        let former = !self.former_chains.is_empty() && self.former_chains.iter().all(has);
+        self.tables.contains(id)
+            && (table.comment == self.alias || table.comment.is_empty() && (empty || former))
     }
 
     /// Whether a route is its own.

@@ -285,7 +285,14 @@ fn nft(d: &mut Dice) -> BTreeMap<strait_host::nft::TableId, Table> {
         ("forward".to_owned(), chain(d, Hook::Forward)),
         ("output".to_owned(), chain(d, Hook::Output)),
     ]);
-    BTreeMap::from([(table(), Table { chains, sets })])
+    BTreeMap::from([(
+        table(),
+        Table {
+            comment: "strait".to_owned(),
+            chains,
+            sets,
+        },
+    )])
 }
 
 fn wanted(d: &mut Dice) -> Wanted {

@@ -86,3 +86,40 @@ fn firewalls_are_told_apart() {
     run(&ns, "iptables-legacy -P FORWARD DROP");
     assert_eq!(filtering(&ns).legacy, BTreeSet::from([Family::V4]));
 }
+
+#[test]
+fn nat_chains_are_told_with_their_priority_as_nft_shows_it() {
+    let ns = namespace();
+    run(&ns, "iptables-nft -t nat -A POSTROUTING -j MASQUERADE");
+    run(&ns, "nft add table inet early");
+    let chain = "{ type nat hook postrouting priority -199 ; }";
+    run(&ns, &format!("nft add chain inet early post {chain}"));
+    let chain = "{ type filter hook postrouting priority -200 ; }";
+    run(&ns, &format!("nft add chain inet early look {chain}"));
+    let shown: serde_json::Value =
+        serde_json::from_str(&run(&ns, "nft -j list chains")).expect("JSON");
+    let mut shown: Vec<(String, String, i64, bool)> = shown["nftables"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|object| &object["chain"])
+        .filter(|chain| chain["hook"] == "postrouting")
+        .map(|chain| {
+            let text = |key: &str| chain[key].as_str().expect("text").to_owned();
+            let priority = chain["prio"].as_i64().expect("a number");
+            (text("table"), text("name"), priority, text("type") == "nat")
+        })
+        .collect();
+    shown.sort();
+    let found = filtering(&ns).chains;
+    let mut read: Vec<(String, String, i64, bool)> = found
+        .into_iter()
+        .filter(|chain| chain.hook == Hook::Postrouting)
+        .map(|chain| (chain.table, chain.name, chain.priority.into(), chain.nat))
+        .collect();
+    read.sort();
+    assert_eq!(read, shown);
+    assert!(read.contains(&("early".to_owned(), "post".to_owned(), -199, true)));
+    assert!(read.contains(&("early".to_owned(), "look".to_owned(), -200, false)));
+    assert_eq!(read.len(), 3, "{read:?}");
+}

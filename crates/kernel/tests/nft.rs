@@ -46,6 +46,8 @@ fn a_ruleset_of_every_statement_reads_back_as_written_and_nft_shows_it() {
         "type nat hook postrouting priority -199; policy accept;",
         "type route hook output priority mangle; policy accept;",
         "tcp flags syn / syn,rst tcp option maxseg size set rt mtu tcp option maxseg size set 1360 comment \"clamp\"",
+        "icmp type redirect oifname @links drop comment \"redirects\"",
+        "icmpv6 type nd-redirect drop comment \"redirects6\"",
         "ct state established,related accept comment \"replies\"",
         "iifname != \"vx-submariner\" ip saddr @remote4 counter packets 0 bytes 0 drop comment \"spoofed\"",
         "oifname != \"eth0\" ip6 saddr != @remote6 ip6 daddr != @peers return comment \"spoofed6\"",
@@ -318,4 +320,43 @@ fn what_others_did_to_our_table_is_undone_and_their_tables_stay() {
             "after {damage}"
         );
     }
+}
+
+#[test]
+fn a_table_without_our_mark_is_left_alone_and_one_of_a_former_version_is_taken_over() {
+    let ns = Namespace::new().unwrap();
+    run(&ns, "nft add table inet strait");
+    run(&ns, "nft add chain inet strait theirs");
+    run(&ns, "nft add rule inet strait theirs counter accept");
+    let theirs = ruleset(&ns);
+    let difference = strait_host::diff(&observe(&ns), &wanting(&everything()), &owner());
+    assert_eq!(
+        difference.conflicts,
+        [strait_host::Conflict::Table(table())]
+    );
+    assert_eq!(difference.changes, []);
+    let difference = strait_host::diff(&observe(&ns), &nothing(), &owner());
+    assert_eq!(difference.changes, []);
+    assert_eq!(ruleset(&ns), theirs);
+
+    // As it was before tables had a comment.
+    run(&ns, "nft flush ruleset");
+    let former = Table {
+        comment: String::new(),
+        ..everything()
+    };
+    let ops = strait_host::nft::diff_table(&table(), None, Some(&former));
+    let failures = ns
+        .run_async(|| async {
+            let mut kernel = Kernel::connect().await.unwrap();
+            kernel.apply(&[Change::Nft(ops)]).await
+        })
+        .unwrap();
+    assert_eq!(failures, []);
+    let marked = || ruleset(&ns).contains("table inet strait {\n\tcomment \"strait\"\n");
+    assert!(!marked());
+    settle(&ns, &wanting(&everything()));
+    assert!(marked(), "{}", ruleset(&ns));
+    settle(&ns, &nothing());
+    assert_eq!(ruleset(&ns), "");
 }

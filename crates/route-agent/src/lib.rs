@@ -12,6 +12,7 @@ pub mod settings;
 mod show;
 mod status;
 mod uninstall;
+mod wait;
 
 pub use run::run;
 pub use settings::command;

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 use crate::reap::{self, Reaping};
 use crate::settings::Configuration;
-use crate::{adopt, firewall, flows, follow, inputs, pools, status, uninstall};
+use crate::{adopt, firewall, flows, follow, inputs, pools, status, uninstall, wait};
 
 /// How often round-trip times are written at most (upstream `routeagent_driver/handlers/healthchecker`).
 const HEALTH_REFRESH: Duration = Duration::from_secs(60);
@@ -30,6 +30,9 @@ const HEALTH_REFRESH: Duration = Duration::from_secs(60);
 /// # Errors
 /// Wrong settings, or a kernel without netlink; never the absence of an API server, a CNI or a route.
 pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
+    if wait::is_asked(matches) {
+        return wait::run(matches).await;
+    }
     if uninstall::is_asked(matches) {
         return uninstall::run(matches).await;
     }

@@ -15,8 +15,11 @@ use strait_daemon::{Setting, Settings, SettingsError, http, logs};
 /// What `SUBMARINER_HEALTHCHECKINTERVAL` counts here (upstream `routeagent_driver/main.go`).
 const HEALTH_UNIT: Duration = Duration::from_secs(60);
 
+/// The setting that asks for the waiting alone; Submariner's operator sets it for its init container.
+pub(crate) const WAIT: &str = "SUBMARINER_WAITFORNODE";
+
 /// The settings of the route agent, beside those of every process.
-pub static TABLE: [Setting; 17] = [
+pub static TABLE: [Setting; 18] = [
     MEMBER[0],
     MEMBER[1],
     MEMBER[2],
@@ -33,6 +36,12 @@ pub static TABLE: [Setting; 17] = [
     Setting::new(
         "SUBMARINER_UNINSTALL",
         "Remove all that the route agent put on this node, say what, and end",
+        "true or false",
+    )
+    .default("false"),
+    Setting::new(
+        WAIT,
+        "Wait until this Node is ready, and end: for an init container",
         "true or false",
     )
     .default("false"),
@@ -104,11 +113,16 @@ impl Configuration {
         }
         let hello_port = s.port("STRAIT_HELLO_PORT");
         let adopt = s.bool("STRAIT_ADOPT");
+        // What asks for another mode, and can't be read, is not to end in this one.
+        let modes = [s.bool("SUBMARINER_UNINSTALL"), s.bool(WAIT)];
         let health = HealthSettings::read(&mut s, HEALTH_UNIT)
             .and_then(|health| health.read_self_test(&mut s));
         s.log();
         s.finish(|| {
             let (member, health) = (member?, health?);
+            for mode in modes {
+                mode?;
+            }
             Ok(Self {
                 core: route_agent::Settings {
                     node: member.node,

@@ -174,3 +174,78 @@ fn what_iptables_nft_would_drop_is_let_through_before_and_after_the_agents_start
     }
     all_pass(&lab, &from, &to);
 }
+
+/// Why a node's agent is not ready.
+fn not_ready(lab: &Lab, node: &str) -> Option<String> {
+    let status = lab.status().expect("the lab answers");
+    let mut processes = status.processes.into_iter();
+    let agent = processes.find(|p| p.role == Role::RouteAgent && p.place == node);
+    agent.expect("an agent").readiness?.not_ready
+}
+
+#[test]
+fn nat_before_ours_and_a_table_of_our_name_are_named_and_left_alone() {
+    let lab = lab("foreign");
+    let (node, ours) = ("east-2", "inet strait-route-agent");
+    let table = || {
+        lab.exec(
+            node,
+            &["nft", "list", "table", "inet", "strait-route-agent"],
+        )
+    };
+    assert!(
+        table()
+            .expect("it is there")
+            .contains("\tcomment \"strait\"\n")
+    );
+    run(&lab, node, "nft add table ip early");
+    let chain = "nft add chain ip early post { type nat hook postrouting priority -199 ; }";
+    run(&lab, node, chain);
+    let said = wait_for(&lab, node, "ForeignNatChain", true);
+    assert!(said.contains("chain post of table ip early"), "{said}");
+    run(&lab, node, "nft delete table ip early");
+    wait_for(&lab, node, "ForeignNatChain", false);
+
+    lab.kill(node, Role::RouteAgent).expect("it ends");
+    run(&lab, node, &format!("nft delete table {ours}"));
+    run(&lab, node, &format!("nft add table {ours}"));
+    run(&lab, node, &format!("nft add chain {ours} theirs"));
+    run(&lab, node, &format!("nft add rule {ours} theirs drop"));
+    // What was led to other clusters is led there no more: nothing would see to its source.
+    run(&lab, node, "ip route flush proto 83");
+    let theirs = table().expect("it is there");
+    lab.restart(node, Role::RouteAgent).expect("it starts");
+    let named = |wanted: bool| {
+        let words = format!("ForeignObject: a foreign nftables table has the name {ours}");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let said = not_ready(&lab, node);
+            if said.as_ref().is_some_and(|said| said.contains(&words)) == wanted {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{wanted}: {said:?}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    };
+    named(true);
+    let ways = || {
+        lab.exec(node, &["ip", "route", "show", "proto", "83"])
+            .expect("ip")
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while !ways().contains("unreachable 10.102.0.0/16") {
+        assert!(Instant::now() < deadline, "{}", ways());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(!ways().contains(" via "), "{}", ways());
+    assert_eq!(table().expect("it is there"), theirs);
+    run(&lab, node, &format!("nft delete table {ours}"));
+    named(false);
+    lab.wait_until_joined(Duration::from_secs(30))
+        .expect("all is well again");
+    assert!(
+        table()
+            .expect("it is there")
+            .contains("\tcomment \"strait\"\n")
+    );
+}

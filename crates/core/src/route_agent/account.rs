@@ -1,7 +1,7 @@
 //! What the agent says of itself.
 
 use serde::Serialize;
-use strait_api::names::{ANNOTATION_VTEP_MAC, ANNOTATION_VTEP_MAC_6};
+use strait_api::names::{ANNOTATION_AGENT, ANNOTATION_VTEP_MAC, ANNOTATION_VTEP_MAC_6};
 use strait_api::route_agent::{Condition as StatusCondition, RouteAgentStatus};
 use strait_api::{Kind, Object};
 use strait_host::Mac;
@@ -44,6 +44,10 @@ impl Account {
     pub fn object(&self) -> Object {
         let mut object =
             Object::new(Kind::RouteAgent, &self.namespace, &self.node).with("status", &self.status);
+        let version = self.status.version.clone();
+        object
+            .annotations
+            .insert(ANNOTATION_AGENT.to_owned(), version);
         let macs = [
             (ANNOTATION_VTEP_MAC, self.vtep_mac),
             (ANNOTATION_VTEP_MAC_6, self.vtep_mac_6),

@@ -11,7 +11,7 @@ use strait_api::names::LINK_ALIAS;
 use strait_host::nft::{Element, ElementType, Set, Table};
 use strait_host::{Host, rp_filter_path};
 
-use super::table;
+use super::{owner, table};
 use crate::local::every_link;
 use crate::time::Time;
 
@@ -191,7 +191,10 @@ pub fn set_back(host: &Host) -> BTreeMap<String, String> {
 }
 
 fn remembered(host: &Host) -> Values {
-    host.nft.get(&table()).map(read).unwrap_or_default()
+    let id = table();
+    let ours = |table: &&Table| owner().owns_table(&id, table);
+    let table = host.nft.get(&id).filter(ours);
+    table.map(read).unwrap_or_default()
 }
 
 fn read(table: &Table) -> Values {

@@ -11,6 +11,9 @@ use super::view::{FamilyView, Role};
 use crate::Condition;
 use crate::local::{every_link, seen};
 
+/// How many objects of a kind a message names.
+const NAMED: usize = 5;
+
 impl State {
     pub(super) fn source_conditions(&self) -> Vec<Condition> {
         let mut conditions = Vec::new();
@@ -141,9 +144,12 @@ impl State {
             conditions.extend(self.vtep_mismatch(view));
             conditions.extend(self.self_test_condition(view));
         }
+        conditions.extend(self.foreign_agents());
         let subnets = families.iter().flat_map(|v| &v.subnets).copied();
         let port = self.cable_port(host, families).map(|cable| cable.port);
         conditions.extend(self.firewall.conditions(subnets, port));
+        let own = families.iter().map(|v| v.family).collect();
+        conditions.extend(self.firewall.nat_condition(&own));
         conditions
     }
 
@@ -177,6 +183,29 @@ impl State {
         (!clashes.is_empty()).then(|| Condition::degraded("VtepCollision", clashes.join("; ")))
     }
 
+    /// Nodes of this cluster on which another agent than ours is at work, or was.
+    fn foreign_agents(&self) -> Option<Condition> {
+        let nodes: Vec<&str> = self
+            .agents
+            .iter()
+            .filter(|(node, agent)| !agent.ours && *node != self.settings.node)
+            .map(|(node, _)| node)
+            .filter(|node| self.nodes.get(node).is_some())
+            .collect();
+        let (named, more) = nodes.split_at(nodes.len().min(NAMED));
+        let more = match more.len() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        (!nodes.is_empty()).then(|| {
+            let message = format!(
+                "another agent than ours has written the RouteAgent of these nodes: {}{more}; Submariner's and ours in one cluster are not supported: run `strait route-agent` there",
+                named.join(", ")
+            );
+            Condition::degraded("ForeignAgent", message)
+        })
+    }
+
     /// A gateway that publishes no address, and on it, nodes that have none.
     fn addresses_not_found(&self, view: &FamilyView<'_>) -> Vec<Condition> {
         let (family, v6) = (view.family, view.family == Family::V6);
@@ -203,23 +232,34 @@ impl State {
         conditions
     }
 
-    /// Peers derive this gateway's inner address from its Endpoint, we from the host: they must agree.
+    /// Other nodes derive this node's inner address from an object, we from the host: they must agree.
     fn vtep_mismatch(&self, view: &FamilyView<'_>) -> Option<Condition> {
-        let gateway = self
-            .gateway
-            .as_ref()
-            .filter(|_| self.role() == Role::Gateway)?;
-        let (published, own) = (
-            gateway.private_ip(view.family == Family::V6)?,
-            view.underlay.as_ref()?.ip,
-        );
-        (published != own).then(|| {
-            let message = format!(
-                "this node's Endpoint {} says {published}, but this host's address is {own}: workers send to where nobody listens",
-                gateway.name
-            );
-            Condition::degraded("VtepMismatch", message)
-        })
+        let (family, v6) = (view.family, view.family == Family::V6);
+        let own = view.underlay.as_ref()?.ip;
+        let node = &self.settings.node;
+        let message = match self.role() {
+            Role::Gateway => {
+                let gateway = self.gateway.as_ref()?;
+                let published = gateway.private_ip(v6).filter(|ip| *ip != own)?;
+                format!(
+                    "this node's Endpoint {} says {published}, but this host's address is {own}: workers send to where nobody listens",
+                    gateway.name
+                )
+            }
+            Role::Worker => {
+                let said = self.nodes.get(node).and_then(|n| n.internal_ip(v6));
+                let said = match said {
+                    Some(said) if said == own => return None,
+                    Some(said) => format!("Node {node} says {said}, which this host does not have"),
+                    None => format!("Node {node} has no {family} InternalIP"),
+                };
+                format!(
+                    "{said}: this host sends from {own}, from where the gateway takes nothing, so remote clusters can't be reached over {family}; give the Node and the host the same address (the kubelet's --node-ip says which)"
+                )
+            }
+            Role::NoGateway => return None,
+        };
+        Some(Condition::degraded("VtepMismatch", message))
     }
 }
 

@@ -8,7 +8,7 @@ use strait_api::names::NODE_VXLAN_PORT;
 use strait_host::nft::Hook;
 use strait_host::{BaseChain, Family, Filtering};
 
-use super::nft::{FORWARD_FIRST, FORWARD_LAST, INPUT_FIRST, INPUT_LAST};
+use super::nft::{FORWARD_FIRST, FORWARD_LAST, INPUT_FIRST, INPUT_LAST, NAT_PRIORITY};
 use super::table;
 use crate::Condition;
 use crate::time::Time;
@@ -118,6 +118,33 @@ impl Firewall {
             all.push(Condition::degraded(name, message));
         }
         all
+    }
+
+    /// NAT chains of others that bind a connection's source before ours, or may: of two with one priority the kernel decides.
+    pub(super) fn nat_condition(&self, families: &BTreeSet<Family>) -> Option<Condition> {
+        let ours = table();
+        let concerns = |chain: &&BaseChain| {
+            let family = |f: &Family| chain.family == "inet" || chain.family == nft_family(*f);
+            chain.nat
+                && chain.hook == Hook::Postrouting
+                && chain.priority <= NAT_PRIORITY
+                && !(chain.family == "inet" && chain.table == ours.name)
+                && families.iter().any(family)
+        };
+        let mut chains: Vec<String> = self
+            .chains
+            .iter()
+            .filter(concerns)
+            .map(|c| format!("chain {} of table {} {}", c.name, c.family, c.table))
+            .collect();
+        chains.sort();
+        (!chains.is_empty()).then(|| {
+            let message = format!(
+                "somebody else's NAT stands where ours does, at priority {NAT_PRIORITY}, and may decide first: pods may lose their addresses towards remote clusters. Give it a greater priority, or remove it: {}",
+                chains.join(", ")
+            );
+            Condition::degraded("ForeignNatChain", message)
+        })
     }
 
     /// Which filters there are, and what to tell them.
@@ -339,6 +366,8 @@ mod tests {
             table: c.1.to_owned(),
             name: c.2.to_owned(),
             hook: Hook::Forward,
+            priority: 0,
+            nat: false,
             drops: c.3,
         };
         Filtering {
@@ -400,5 +429,46 @@ mod tests {
         assert!(
             firewalld.contains("firewall-cmd --permanent --zone=trusted --add-source=10.2.0.0/16")
         );
+    }
+
+    #[test]
+    fn nat_of_others_is_named_where_it_may_decide_before_ours() {
+        let both = BTreeSet::from(Family::ALL);
+        let chain = |family: &'static str, table: &str, priority, nat| BaseChain {
+            family,
+            table: table.to_owned(),
+            name: "post".to_owned(),
+            hook: Hook::Postrouting,
+            priority,
+            nat,
+            drops: false,
+        };
+        let named = |chain: BaseChain, families: &BTreeSet<Family>| {
+            let mut f = Firewall::default();
+            let chains = vec![chain];
+            f.apply(
+                Filtering {
+                    chains,
+                    ..Filtering::default()
+                },
+                at(1),
+            );
+            f.nat_condition(families).map(|c| c.message)
+        };
+        let early = chain("ip", "theirs", NAT_PRIORITY, true);
+        let said = named(early.clone(), &both).unwrap();
+        assert!(said.contains("chain post of table ip theirs"), "{said}");
+        assert_eq!(named(early.clone(), &[Family::V6].into()), None);
+        for fine in [
+            chain("ip", "theirs", NAT_PRIORITY + 1, true),
+            chain("ip", "theirs", NAT_PRIORITY, false),
+            chain("inet", "strait-route-agent", NAT_PRIORITY, true),
+            BaseChain {
+                hook: Hook::Prerouting,
+                ..early
+            },
+        ] {
+            assert_eq!(named(fine.clone(), &both), None, "{fine:?}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use strait_api::names::NODE_VXLAN_PORT;
+use strait_api::names::{LINK_ALIAS, NODE_VXLAN_PORT};
 use strait_api::vtep::Vxlan;
 use strait_host::Family;
 use strait_host::nft::{Base, Chain, ChainKind, Field, Hook, Rule, Set, Statement, Table, Value};
@@ -13,7 +13,7 @@ use super::view::FamilyView;
 
 /// The lowest priority that the kernel takes for NAT (net/netfilter/nf_tables_api.c: above `NF_IP_PRI_CONNTRACK`,
 /// −200). The first NAT chain that binds a connection wins.
-const NAT_PRIORITY: i32 = -199;
+pub(super) const NAT_PRIORITY: i32 = -199;
 /// `NF_IP_PRI_MANGLE`: after connection tracking, before the filters of others.
 const EARLY_PRIORITY: i32 = -150;
 
@@ -26,6 +26,11 @@ pub(super) const FORWARD_FIRST: &str = "forward-first";
 pub(super) const FORWARD_LAST: &str = "forward-last";
 pub(super) const INPUT_FIRST: &str = "tunnels";
 pub(super) const INPUT_LAST: &str = "input-last";
+/// Chain that gives sources.
+const SOURCE: &str = "source";
+/// Before tables had a comment, they had these.
+pub(super) const FORMER_CHAINS: [&str; 5] =
+    [SOURCE, FORWARD_FIRST, FORWARD_LAST, INPUT_FIRST, INPUT_LAST];
 
 /// `NFPROTO_IPV4`, `NFPROTO_IPV6` (linux/netfilter.h).
 const fn protocol(family: Family) -> u32 {
@@ -37,6 +42,13 @@ const fn protocol(family: Family) -> u32 {
 /// `IPPROTO_TCP`, `IPPROTO_UDP` (linux/in.h).
 const TCP: u32 = 6;
 const UDP: u32 = 17;
+/// `IPPROTO_ICMP` and `IPPROTO_ICMPV6` with `ICMP_REDIRECT` (RFC 792) and `NDISC_REDIRECT` (RFC 4861, 4.5).
+const ICMP: u32 = 1;
+const ICMP_REDIRECT: u32 = 5;
+const ICMPV6: u32 = 58;
+const ND_REDIRECT: u32 = 137;
+/// Set of the links of tunnels.
+const TUNNEL_LINKS: &str = "tunnel-links";
 /// `NF_CT_STATE_BIT(IP_CT_NEW)` as nftables has it: `ct state new`.
 const CT_NEW: u32 = 8;
 /// The same for `ct state established,related`: bits 2 and 4.
@@ -67,6 +79,8 @@ pub(super) struct Variables<'a> {
     pub self_test: BTreeMap<Family, IpAddr>,
     /// Links by which connections from remote subnets may begin.
     pub ways: BTreeSet<String>,
+    /// Links of tunnels: ours, and the cable's.
+    pub tunnels: BTreeSet<String>,
     /// Addresses of the nodes of this cluster.
     pub nodes: BTreeSet<IpAddr>,
     /// Maximum segment size that is asked for, in bytes; else what fits the path.
@@ -77,7 +91,10 @@ pub(super) struct Variables<'a> {
 
 /// The whole table.
 pub(super) fn table(v: &Variables<'_>) -> Table {
-    let mut table = Table::default();
+    let mut table = Table {
+        comment: LINK_ALIAS.to_owned(),
+        ..Table::default()
+    };
     for view in v.families {
         let family = view.family;
         table
@@ -99,6 +116,10 @@ pub(super) fn table(v: &Variables<'_>) -> Table {
         "ways".to_owned(),
         Set::of_names(v.ways.iter().map(String::as_str)),
     );
+    table.sets.insert(
+        TUNNEL_LINKS.to_owned(),
+        Set::of_names(v.tunnels.iter().map(String::as_str)),
+    );
     let chain = |kind, hook, priority, rules| Chain {
         base: Some(Base {
             kind,
@@ -109,7 +130,7 @@ pub(super) fn table(v: &Variables<'_>) -> Table {
     };
     let chains = [
         (
-            "source",
+            SOURCE,
             chain(
                 ChainKind::Nat,
                 Hook::Postrouting,
@@ -160,12 +181,12 @@ pub(super) fn table(v: &Variables<'_>) -> Table {
             ),
         ),
         (
-            "mss-output",
+            "output",
             chain(
                 ChainKind::Filter,
                 Hook::Output,
                 EARLY_PRIORITY,
-                vec![clamped()],
+                [vec![clamped()], redirect_rules(v)].concat(),
             ),
         ),
         (
@@ -400,6 +421,34 @@ fn counted_forwards(v: &Variables<'_>) -> Vec<Rule> {
         }
     }
     rules
+}
+
+/// Who sent a packet the wrong way round is not told to send elsewhere: what this host forwards from a tunnel back into it, it forwards
+/// while a gateway moves. The sysctl `send_redirects` alone does not see to that: the kernel asks whether that of `all` or of the link is on.
+fn redirect_rules(v: &Variables<'_>) -> Vec<Rule> {
+    let rules = v.families.iter().map(|view| {
+        let (transport, kind) = match view.family {
+            Family::V4 => (ICMP, ICMP_REDIRECT),
+            Family::V6 => (ICMPV6, ND_REDIRECT),
+        };
+        let tunnel = Statement::Lookup {
+            field: Field::OutputLink,
+            negated: false,
+            set: TUNNEL_LINKS.to_owned(),
+        };
+        rule(
+            "nobody is redirected inside a tunnel",
+            [
+                family(view.family),
+                number(Field::Transport, transport),
+                number(Field::IcmpType, kind),
+                tunnel,
+                Statement::Counter,
+                Statement::Drop,
+            ],
+        )
+    });
+    rules.collect()
 }
 
 /// TCP connections fit into the tunnels.

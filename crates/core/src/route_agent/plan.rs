@@ -171,6 +171,7 @@ impl State {
         let mut rules = BTreeSet::new();
         let mut sysctls = BTreeMap::new();
         let mut loose = BTreeSet::new();
+        let mut tunnels = BTreeSet::new();
         let driver = self.gateway.as_ref().and_then(|g| g.backend.parse().ok());
         for view in families {
             let cable = self.own_cable(host, view.family);
@@ -183,6 +184,7 @@ impl State {
                         "0".to_owned(),
                     );
                 }
+                tunnels.insert(name.clone());
                 links.insert(name, link);
                 addresses.extend(routes::address(view));
                 // Who has a cable answers all nodes.
@@ -195,6 +197,7 @@ impl State {
                 fdb.extend(f);
             }
             if let Some(cable) = &cable {
+                tunnels.extend(cable.link.map(str::to_owned));
                 wanted_routes.extend(routes::gateway(view, host, cable));
             }
             match (role, &cable) {
@@ -241,6 +244,7 @@ impl State {
                 .filter_map(|v| Some((v.family, self.self_test_source(v)?)))
                 .collect(),
             ways: self.ways(host, families),
+            tunnels,
             nodes: self.node_addresses(families),
             mss: self.clamp_mss().and_then(Result::ok),
             cable: self.cable_port(host, families),

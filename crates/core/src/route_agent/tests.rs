@@ -102,6 +102,7 @@ fn nodes() -> Event<Node> {
 fn agents() -> Event<AgentInfo> {
     let agent = |last| {
         Ok(AgentInfo {
+            ours: true,
             vtep_mac: Some([2, 0x64, 172, 30, 1, last]),
             vtep_mac_6: None,
         })

@@ -11,8 +11,8 @@ use crate::unshared::unshared;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Op {
-    /// Makes the table if it is not there.
-    AddTable(TableId),
+    /// Makes the table with this comment, if it is not there.
+    AddTable(TableId, String),
     /// Removes the table with all in it.
     DeleteTable(TableId),
     /// Makes a set, without elements.
@@ -31,7 +31,7 @@ pub enum Op {
 
 /// The transaction that makes `observed` equal to `wanted`; `None` is the absence of the table.
 ///
-/// A chain whose rules differ is emptied and written anew; where the types of chains or sets differ,
+/// A chain whose rules differ is emptied and written anew; where the comment, or the types of chains or sets differ,
 /// the whole table is made anew. Both are atomic: no packet sees anything in between.
 #[must_use]
 pub fn diff_table(id: &TableId, observed: Option<&Table>, wanted: Option<&Table>) -> Vec<Op> {
@@ -51,7 +51,8 @@ pub fn diff_table(id: &TableId, observed: Option<&Table>, wanted: Option<&Table>
 }
 
 fn same_shape(observed: &Table, wanted: &Table) -> bool {
-    observed.chains.keys().eq(wanted.chains.keys())
+    observed.comment == wanted.comment
+        && observed.chains.keys().eq(wanted.chains.keys())
         && observed.sets.keys().eq(wanted.sets.keys())
         && observed
             .chains
@@ -66,7 +67,7 @@ fn same_shape(observed: &Table, wanted: &Table) -> bool {
 }
 
 fn create(id: &TableId, wanted: &Table) -> Vec<Op> {
-    let mut ops = vec![Op::AddTable(id.clone())];
+    let mut ops = vec![Op::AddTable(id.clone(), wanted.comment.clone())];
     for (name, set) in &wanted.sets {
         ops.push(Op::AddSet(
             id.clone(),
@@ -134,8 +135,11 @@ fn update(id: &TableId, observed: &Table, wanted: &Table) -> Vec<Op> {
 pub fn apply(tables: &mut BTreeMap<TableId, Table>, ops: &[Op]) {
     for op in ops {
         match op {
-            Op::AddTable(id) => {
-                tables.entry(id.clone()).or_default();
+            Op::AddTable(id, comment) => {
+                tables.entry(id.clone()).or_insert_with(|| Table {
+                    comment: comment.clone(),
+                    ..Table::default()
+                });
             }
             Op::DeleteTable(id) => {
                 tables.remove(id);

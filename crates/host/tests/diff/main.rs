@@ -23,6 +23,7 @@ fn owner() -> Owner {
         route_protocol: Some(OURS),
         rule_protocol: Some(OURS),
         tables: [table_id("strait")].into(),
+        former_chains: ["source".to_owned(), "extra".to_owned()].into(),
     }
 }
 

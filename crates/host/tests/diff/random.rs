@@ -190,7 +190,10 @@ fn table() -> impl Strategy<Value = Table> {
     )
         .prop_map(|(nets, names, rules, base, extra)| {
             let nets: Vec<IpNet> = nets.into_iter().map(net).collect();
-            let mut table = Table::default();
+            let mut table = Table {
+                comment: "strait".into(),
+                ..Table::default()
+            };
             table
                 .sets
                 .insert("remote4".into(), Set::of_nets(Family::V4, &nets));

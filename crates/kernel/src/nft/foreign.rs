@@ -7,8 +7,8 @@ use strait_host::nft::TableId;
 
 use crate::error::Error;
 use crate::nft::message::{
-    CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, CHAIN_TABLE, FIXED, GET_CHAIN, GET_RULE, HOOK_NUMBER,
-    RULE_CHAIN, RULE_EXPRESSIONS, RULE_TABLE, number,
+    CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, CHAIN_TABLE, CHAIN_TYPE, FIXED, GET_CHAIN, GET_RULE,
+    HOOK_NUMBER, HOOK_PRIORITY, RULE_CHAIN, RULE_EXPRESSIONS, RULE_TABLE, number,
 };
 use crate::nft::{expression, object, read};
 use crate::socket::Socket;
@@ -46,12 +46,14 @@ pub(crate) fn decode(message: &Message) -> Option<BaseChain> {
         _ => return None,
     };
     let attrs = message.attrs(FIXED);
-    let hook = attrs.inside(CHAIN_HOOK)?.find(HOOK_NUMBER)?;
+    let hook = attrs.inside(CHAIN_HOOK)?;
     Some(BaseChain {
         family,
         table: attrs.find(CHAIN_TABLE).map(text_of)?,
         name: attrs.find(CHAIN_NAME).map(text_of)?,
-        hook: object::hook_of(be32_of(hook)?)?,
+        hook: object::hook_of(hook.find(HOOK_NUMBER).and_then(be32_of)?)?,
+        priority: hook.find(HOOK_PRIORITY).and_then(be32_of)?.cast_signed(),
+        nat: attrs.find(CHAIN_TYPE).map(text_of).as_deref() == Some("nat"),
         drops: attrs.find(CHAIN_POLICY).and_then(be32_of) == Some(libc::NF_DROP as u32),
     })
 }

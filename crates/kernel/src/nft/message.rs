@@ -30,6 +30,7 @@ pub(super) const GENERATION_ID: u16 = 1;
 /// `NFTA_TABLE_*`.
 pub(super) const TABLE_NAME: u16 = 1;
 pub(super) const TABLE_FLAGS: u16 = 2;
+pub(super) const TABLE_USERDATA: u16 = 6;
 
 /// `NFTA_CHAIN_*`, `NFTA_HOOK_*`.
 pub(super) const CHAIN_TABLE: u16 = 1;

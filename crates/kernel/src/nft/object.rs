@@ -7,13 +7,13 @@ use crate::nft::message::{
     CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, CHAIN_TABLE, CHAIN_TYPE, DELETE_ELEMENTS, DELETE_RULE,
     DELETE_TABLE, HOOK_NUMBER, HOOK_PRIORITY, LIST_ELEMENTS, LIST_SET, LIST_TABLE, NEW_CHAIN,
     NEW_ELEMENTS, NEW_RULE, NEW_SET, NEW_TABLE, RULE_CHAIN, RULE_EXPRESSIONS, RULE_TABLE,
-    RULE_USERDATA, SET_ID, SET_NAME, SET_TABLE, TABLE_FLAGS, TABLE_NAME, begin,
+    RULE_USERDATA, SET_ID, SET_NAME, SET_TABLE, TABLE_FLAGS, TABLE_NAME, TABLE_USERDATA, begin,
 };
 use crate::nft::set::Raw;
 use crate::nft::{set, statement};
 use crate::wire::{Attrs, Request, be32_of, text_of};
 
-/// libnftnl's `NFTNL_UDATA_RULE_COMMENT`.
+/// libnftnl's `NFTNL_UDATA_RULE_COMMENT` and `NFTNL_UDATA_TABLE_COMMENT`.
 const COMMENT: u8 = 0;
 /// Longest comment in bytes: nft itself takes 128 (`NFTNL_UDATA_COMMENT_MAXLEN`).
 const LONGEST_COMMENT: usize = 120;
@@ -25,9 +25,10 @@ const ELEMENTS: usize = 250;
 pub(super) fn encode(op: &Op, number: u32) -> Result<Vec<Request>, Error> {
     let create = libc::NLM_F_CREATE;
     Ok(match op {
-        Op::AddTable(id) => {
+        Op::AddTable(id, comment) => {
             let mut request = begin(NEW_TABLE, create, id);
             request.text(TABLE_NAME, &id.name).be32(TABLE_FLAGS, 0);
+            encode_comment(&mut request, TABLE_USERDATA, comment)?;
             vec![request]
         }
         Op::DeleteTable(id) => {
@@ -166,20 +167,23 @@ pub(super) fn encode_rule(request: &mut Request, rule: &Rule) -> Result<(), Erro
     request.nest(RULE_EXPRESSIONS, |list| {
         expressions.iter().for_each(|e| e.encode(list));
     });
-    let comment = rule.comment.as_bytes();
+    encode_comment(request, RULE_USERDATA, &rule.comment)
+}
+
+fn encode_comment(request: &mut Request, attribute: u16, text: &str) -> Result<(), Error> {
+    let comment = text.as_bytes();
     if comment.is_empty() {
         return Ok(());
     }
     if comment.len() > LONGEST_COMMENT || comment.contains(&0) {
         return Err(Error::Unsupported(format!(
-            "a rule's comment of more than {LONGEST_COMMENT} bytes, or with a zero: {}",
-            rule.comment
+            "a comment of more than {LONGEST_COMMENT} bytes, or with a zero: {text}"
         )));
     }
     let mut userdata = vec![COMMENT, comment.len() as u8 + 1];
     userdata.extend_from_slice(comment);
     userdata.push(0);
-    request.attr(RULE_USERDATA, &userdata);
+    request.attr(attribute, &userdata);
     Ok(())
 }
 
@@ -196,6 +200,11 @@ pub(super) fn decode_rule(attrs: Attrs<'_>) -> Rule {
 /// A rule's comment; empty if it has none.
 pub(super) fn comment_of(attrs: Attrs<'_>) -> String {
     comment(attrs.find(RULE_USERDATA).unwrap_or_default())
+}
+
+/// A table's.
+pub(super) fn table_comment_of(attrs: Attrs<'_>) -> String {
+    comment(attrs.find(TABLE_USERDATA).unwrap_or_default())
 }
 
 fn comment(mut userdata: &[u8]) -> String {
@@ -224,7 +233,7 @@ pub(super) fn words(op: &Op) -> String {
             .to_owned()
     };
     match op {
-        Op::AddTable(id) => of("add table", id, ""),
+        Op::AddTable(id, _) => of("add table", id, ""),
         Op::DeleteTable(id) => of("delete table", id, ""),
         Op::AddSet(id, name, _) => of("add set", id, name),
         Op::AddChain(id, name, _) => of("add chain", id, name),

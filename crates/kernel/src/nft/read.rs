@@ -69,7 +69,13 @@ fn read_table(socket: &mut Socket, id: &TableId) -> Result<Option<Table>, Error>
         }) => return Ok(None),
         other => other?,
     };
-    let mut table = Table::default();
+    let comments = answer
+        .iter()
+        .map(|m| object::table_comment_of(m.attrs(FIXED)));
+    let mut table = Table {
+        comment: comments.into_iter().next().unwrap_or_default(),
+        ..Table::default()
+    };
     let flags = answer
         .iter()
         .find_map(|m| m.attrs(FIXED).find(TABLE_FLAGS).and_then(be32_of))

@@ -19,7 +19,7 @@ const TCP_MSS: u32 = 3;
 const ADDRESS_TYPE: u32 = 3;
 const SOURCE: u32 = 1;
 /// Every field that can be read back.
-const FIELDS: [Field; 14] = [
+const FIELDS: [Field; 15] = [
     Field::InputLink,
     Field::OutputLink,
     Field::Protocol,
@@ -32,6 +32,7 @@ const FIELDS: [Field; 14] = [
     Field::SourcePort,
     Field::DestinationPort,
     Field::TcpFlags,
+    Field::IcmpType,
     Field::CtState,
     Field::SourceType,
 ];
@@ -51,7 +52,7 @@ enum Form {
 fn form(field: Field) -> Form {
     match field {
         Field::InputLink | Field::OutputLink => Form::Name,
-        Field::Protocol | Field::Transport | Field::TcpFlags => Form::Host(1),
+        Field::Protocol | Field::Transport | Field::TcpFlags | Field::IcmpType => Form::Host(1),
         Field::Mark | Field::CtState | Field::SourceType => Form::Host(4),
         Field::Source(family) | Field::Destination(family) => Form::Address(family),
         Field::SourcePort | Field::DestinationPort => Form::Network16,
@@ -76,7 +77,7 @@ fn load(field: Field) -> E {
         Field::Protocol => E::Meta(libc::NFT_META_NFPROTO as u32),
         Field::Transport => E::Meta(libc::NFT_META_L4PROTO as u32),
         Field::Mark => E::Meta(libc::NFT_META_MARK as u32),
-        // Offsets in the headers: RFC 791, section 3.1; RFC 8200, section 3; RFC 9293, section 3.1.
+        // Offsets in the headers: RFC 791, section 3.1; RFC 8200, section 3; RFC 9293, section 3.1; RFC 792.
         Field::Source(Family::V4) => network(12, 4),
         Field::Source(Family::V6) => network(8, 16),
         Field::Destination(Family::V4) => network(16, 4),
@@ -84,6 +85,7 @@ fn load(field: Field) -> E {
         Field::SourcePort => transport(0, 2),
         Field::DestinationPort => transport(2, 2),
         Field::TcpFlags => transport(13, 1),
+        Field::IcmpType => transport(0, 1),
         Field::CtState => E::Connection(libc::NFT_CT_STATE as u32),
         Field::SourceType => E::Fib {
             result: ADDRESS_TYPE,

@@ -28,6 +28,7 @@ pub(crate) fn owner() -> Owner {
         route_protocol: Some(ROUTES),
         rule_protocol: Some(RULES),
         tables: BTreeSet::from([table()]),
+        former_chains: BTreeSet::from(["forward".to_owned(), "more".to_owned()]),
     }
 }
 

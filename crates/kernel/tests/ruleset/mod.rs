@@ -164,6 +164,25 @@ pub(crate) fn everything() -> Table {
             ],
         ),
         rule(
+            "redirects",
+            vec![
+                v4(),
+                is(Field::Transport, 1),
+                is(Field::IcmpType, 5),
+                in_set(Field::OutputLink, "links", false),
+                Statement::Drop,
+            ],
+        ),
+        rule(
+            "redirects6",
+            vec![
+                v6(),
+                is(Field::Transport, 58),
+                is(Field::IcmpType, 137),
+                Statement::Drop,
+            ],
+        ),
+        rule(
             "replies",
             vec![any_bit(Field::CtState, 6), Statement::Accept],
         ),
@@ -293,6 +312,7 @@ pub(crate) fn everything() -> Table {
     ];
     let chain = |base, rules| Chain { base, rules };
     Table {
+        comment: "strait".to_owned(),
         sets,
         chains: BTreeMap::from([
             (

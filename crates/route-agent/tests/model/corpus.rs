@@ -76,6 +76,20 @@ pub(crate) fn all() -> Vec<Case> {
             ],
         ),
         (
+            "somebody's table of our name, while the gateway moves",
+            Family::ALL.to_vec(),
+            vec![
+                Event::Foreign(Foreign::Table, true),
+                Event::Gateway(Some(2), Which::Usual),
+                Event::Cable(Some(true)),
+                Event::Gateway(Some(0), Which::Usual),
+                Event::Foreign(Foreign::Table, false),
+                Event::Foreign(Foreign::Table, true),
+                Event::Restart,
+                Event::Foreign(Foreign::Table, false),
+            ],
+        ),
+        (
             "a peer whose address is in its own subnet",
             v4(),
             vec![

@@ -8,7 +8,7 @@ use strait_api::route_agent::AgentInfo;
 use strait_api::vtep::Vxlan as Vteps;
 use strait_api::{Endpoint, EndpointSpec, Kind, Node, Object};
 use strait_core::Event as Told;
-use strait_core::route_agent::{Input, Settings};
+use strait_core::route_agent::{Input, Settings, table};
 use strait_host::nft::{Chain, Statement, Table, TableFamily, TableId};
 use strait_host::{
     Address, Family, Hop, Host, Link, LinkKind, Route, RouteKind, Rule, Scope, TABLE_MAIN, Vxlan,
@@ -128,7 +128,7 @@ impl World {
         if self.bad {
             all.insert(
                 "bad".into(),
-                Err("spec.subnets[0]: 'x' is no prefix".into()),
+                Err("spec.private_ip: 'x' is no IP address".into()),
             );
         }
         all
@@ -158,6 +158,7 @@ impl World {
             (
                 NODES[*number].to_owned(),
                 Ok(AgentInfo {
+                    ours: *publishes,
                     vtep_mac,
                     vtep_mac_6: None,
                 }),
@@ -257,22 +258,28 @@ impl World {
                         table: 77,
                         protocol: 4,
                     });
-                    let rule = strait_host::nft::Rule {
-                        statements: vec![Statement::Counter],
-                        comment: "theirs".into(),
-                    };
-                    let chain = Chain {
-                        base: None,
-                        rules: vec![rule],
-                    };
-                    let table = Table {
-                        chains: [("theirs".to_owned(), chain)].into(),
-                        ..Table::default()
-                    };
-                    host.nft.insert(foreign_table(), table);
+                    host.nft.insert(foreign_table(), table_of_theirs());
+                }
+                Foreign::Table => {
+                    host.nft.insert(table(), table_of_theirs());
                 }
             }
         }
+    }
+}
+
+fn table_of_theirs() -> Table {
+    let rule = strait_host::nft::Rule {
+        statements: vec![Statement::Counter],
+        comment: "theirs".into(),
+    };
+    let chain = Chain {
+        base: None,
+        rules: vec![rule],
+    };
+    Table {
+        chains: [("theirs".to_owned(), chain)].into(),
+        ..Table::default()
     }
 }
 

@@ -96,7 +96,7 @@ impl Kernel {
         new.nft.extend(
             old.nft
                 .iter()
-                .filter(|(id, _)| **id == table())
+                .filter(|(id, table)| own.owns_table(id, table) && !theirs.nft.contains_key(id))
                 .map(|(i, t)| (i.clone(), t.clone())),
         );
         let mut routes: Vec<Route> = old
@@ -436,6 +436,8 @@ impl Packet {
             Field::TcpFlags => (self.transport == 6).then_some(if self.syn { 2 } else { 0x10 }),
             // The first packet of a connection is NEW.
             Field::CtState => Some(8),
+            // None of the packets is ICMP.
+            Field::IcmpType => None,
             Field::Mark => Some(0),
             other @ (Field::InputLink
             | Field::OutputLink

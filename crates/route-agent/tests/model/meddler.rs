@@ -99,7 +99,7 @@ impl Kernel {
             }
             Deed::RemoveRules => host.rules.retain(|r| !own.owns_rule(r)),
             Deed::FlushRuleset => {
-                host.nft.remove(&table());
+                host.nft.retain(|id, table| !own.owns_table(id, table));
             }
             Deed::FlushChain => {
                 if let Some(chain) = host

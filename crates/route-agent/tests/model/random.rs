@@ -49,6 +49,7 @@ fn event() -> impl Strategy<Value = Event> {
         Foreign::Namesake,
         Foreign::SameVni,
         Foreign::Route,
+        Foreign::Table,
         Foreign::Beside,
     ]);
     let link = 0..4usize;

@@ -214,6 +214,12 @@ impl World {
             "InvalidAnnotation",
             has_node && self.annotation == Some(None),
         );
+        let others = self.agents.iter().filter(|(_, ours)| !**ours);
+        let mut others = others.map(|(node, _)| node);
+        say(
+            "ForeignAgent",
+            others.any(|node| self.nodes.contains_key(node)),
+        );
         say("ApiUnreachable", self.api_away);
         let twice = |c: &usize| self.remotes.contains_key(c);
         say("SeveralEndpoints", self.old.iter().any(twice));
@@ -235,8 +241,14 @@ impl World {
             }
             let inners: BTreeSet<IpAddr> = outers.iter().map(|ip| node_inner(*ip)).collect();
             say("VtepCollision", inners.len() < outers.len());
-            let differ = own.is_some() && published.is_some() && own != published;
-            say("VtepMismatch", role == Role::Gateway && differ);
+            // What other nodes go by: the Endpoint of a gateway, the Node of another.
+            let said = self.nodes.get(&0).and_then(|w| node_ip(0, *w, f));
+            let differ = match role {
+                Role::Gateway => published.is_some() && own != published,
+                Role::Worker(..) => own != said,
+                Role::None => false,
+            };
+            say("VtepMismatch", own.is_some() && differ);
             let addressless = gateway.is_some() && published.is_none();
             say("GatewayAddressNotFound", addressless);
             let mut without = others.filter(|(n, w)| node_ip(**n, **w, f).is_none());

@@ -115,6 +115,13 @@ impl Trial {
         ensure!(plan == self.state.plan(), "the same state gives two plans");
         self.untouched()?;
         self.said(&plan)?;
+        if self.world.foreign.contains(&Foreign::Table) {
+            for family in self.world.families.clone() {
+                self.sealed(family)?;
+                self.entries(family)?;
+            }
+            return Ok(());
+        }
         self.reverse_path(&strict)?;
         for family in self.world.families.clone() {
             self.flows(family)?;
@@ -159,7 +166,7 @@ impl Trial {
             host.fdb.retain(|f| !ours.contains(&f.link));
             host.routes.retain(|r| !own.owns_route(r));
             host.rules.retain(|r| !own.owns_rule(r));
-            host.nft.retain(|id, _| !own.tables.contains(id));
+            host.nft.retain(|id, table| !own.owns_table(id, table));
             host.sysctls.clear();
             host
         };
@@ -220,6 +227,26 @@ impl Trial {
             .filter(|n| links.contains_key(*n) && !loose.contains(*n))
             .collect();
         ensure!(lost.is_empty(), "loosened without need: {lost:?}");
+        Ok(())
+    }
+
+    /// Without our table, what was led to other clusters before may go on; nothing goes there in clear.
+    fn sealed(&self, family: Family) -> Checked {
+        let (routed, _) = self.world.routed();
+        for (cluster, subnet) in routed.iter().filter(|(_, n)| Family::of_net(n) == family) {
+            if self.world.foreign.contains(&Foreign::Route) && *subnet == net("10.21.0.0/16") {
+                continue;
+            }
+            let dst = host_of(subnet, 200);
+            let found = self.kernel.look_up(dst);
+            let led = |dev: &str| NODE_LINKS.contains(&dev) || CABLES.contains(&dev);
+            let good = match &found {
+                Found::Out { dev, .. } => led(dev),
+                Found::Nowhere => true,
+                Found::Local => false,
+            };
+            ensure!(good, "{dst} of {}: {found:?}", World::name(*cluster));
+        }
         Ok(())
     }
 
@@ -487,7 +514,9 @@ impl World {
             .any(|(_, n)| *n == net("10.21.0.0/16"));
         let theirs = |r: &Route| r.dst == net("10.21.0.0/16") && r.protocol == 4;
         let there = host.routes.iter().any(theirs);
-        link || (v4 && by_gateway && to && there && self.wants_route())
+        self.foreign.contains(&Foreign::Table)
+            || link
+            || (v4 && by_gateway && to && there && self.wants_route())
     }
 
     fn wants_route(&self) -> bool {

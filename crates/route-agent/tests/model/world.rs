@@ -119,6 +119,8 @@ pub(crate) enum Foreign {
     SameVni,
     /// A route to 10.21.0.0/16 where a worker's stands.
     Route,
+    /// A table of the name of ours, in its place.
+    Table,
     /// Routes and a rule that are in nobody's way.
     Beside,
 }

@@ -59,7 +59,7 @@ fn subnet_case(net: &'static str, why: &'static [&'static str]) -> Case {
     )
 }
 
-/// A second subnet that is bad keeps its cluster's first; text that is none takes its whole Endpoint.
+/// A second subnet that is bad keeps its cluster's first.
 fn subnets() -> Vec<Case> {
     let overlap = |net, why| subnet_case(net, why);
     vec![
@@ -112,29 +112,27 @@ fn subnets() -> Vec<Case> {
             "172.30.1.1/32",
             &["OverlappingSubnets", "the router of this host"],
         ),
-        Case {
-            routed: &[],
-            ..overlap(
-                "10.2.0.0/33",
-                &["InvalidObject", "bad", "spec.subnets[1]", "no prefix"],
-            )
-        },
-        Case {
-            routed: &[],
-            ..overlap(
-                "10.2/16",
-                &["InvalidObject", "spec.subnets[1]", "no prefix"],
-            )
-        },
-        Case {
-            routed: &[],
-            ..overlap("", &["InvalidObject", "spec.subnets[1]: ''"])
-        },
+        overlap(
+            "10.2.0.0/33",
+            &["InvalidObject", "bad", "spec.subnets[1]", "no prefix"],
+        ),
+        overlap(
+            "10.2/16",
+            &["InvalidObject", "spec.subnets[1]", "no prefix"],
+        ),
+        overlap("", &["InvalidObject", "spec.subnets[1]: ''"]),
         // Host bits are cleared, as Submariner does.
         Case {
-            told: None,
             routed: &["10.9.0.0/16", "10.8.0.0/16"],
-            ..overlap("10.8.7.6/16", &["-"])
+            ..overlap(
+                "10.8.7.6/16",
+                &[
+                    "InvalidObject",
+                    "bad",
+                    "'10.8.7.6/16' has host bits",
+                    "10.8.0.0/16 is used",
+                ],
+            )
         },
         // The later cluster loses what an earlier one has.
         endpoint_case(

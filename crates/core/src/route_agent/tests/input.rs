@@ -167,3 +167,34 @@ proptest! {
         prop_assert_eq!(s.plan(), state(WORKER, host_with_cni("172.30.1.12", "10.1.2.1")).plan());
     }
 }
+
+#[test]
+fn nodes_with_another_agent_than_ours_are_named_as_long_as_they_are_there() {
+    let mut s = state(WORKER, host_with_cni("172.30.1.12", "10.1.2.1"));
+    let agent = |name: &str, annotations: &[(&str, &str)]| {
+        let mut object = strait_api::Object::new(strait_api::Kind::RouteAgent, "ns", name);
+        for (key, value) in annotations {
+            object.annotations.insert((*key).into(), (*value).into());
+        }
+        Input::Agents(Event::Applied(name.into(), AgentInfo::parse(&object)))
+    };
+    let named = |s: &State| condition(&s.plan(), "ForeignAgent").map(|c| c.message.clone());
+    assert_eq!(named(&s), None);
+    s.apply(agent(GATEWAY, &[]), at(1));
+    let message = named(&s).unwrap();
+    assert!(message.contains("these nodes: gateway;"), "{message}");
+    // Ours says so even while it knows no address to publish.
+    let ours = s.plan().account.unwrap().object();
+    let mark = ours.annotations.get_key_value("strait.io/agent").unwrap();
+    s.apply(agent(GATEWAY, &[(mark.0, mark.1)]), at(2));
+    assert_eq!(named(&s), None);
+    s.apply(
+        agent(GATEWAY, &[("strait.io/vtep-mac", "02:64:ac:1e:01:0b")]),
+        at(3),
+    );
+    assert_eq!(named(&s), None);
+    // Its own object is written anew in a moment, and one of a node that is gone says nothing.
+    s.apply(agent(WORKER, &[]), at(4));
+    s.apply(agent("gone", &[]), at(4));
+    assert_eq!(named(&s), None);
+}

@@ -338,6 +338,7 @@ fn a_predecessors_device_keeps_the_ethernet_address_that_others_have_learned() {
     let mut s = state(WORKER, with(device(learned, Some("strait"))));
     assert_eq!(mac(&s), derived);
     let own = AgentInfo {
+        ours: true,
         vtep_mac: Some(learned),
         ..AgentInfo::default()
     };
@@ -354,6 +355,7 @@ fn a_predecessors_device_keeps_the_ethernet_address_that_others_have_learned() {
         (macs, AgentInfo::parse(&object).unwrap())
     };
     let own = AgentInfo {
+        ours: true,
         vtep_mac: Some(learned),
         vtep_mac_6: Some(other),
     };
@@ -366,6 +368,7 @@ fn a_predecessors_device_keeps_the_ethernet_address_that_others_have_learned() {
     // One that was made by us has the same as the other.
     s = dual_state(dual(with(device(learned, None))));
     let own = AgentInfo {
+        ours: true,
         vtep_mac: Some(learned),
         vtep_mac_6: None,
     };

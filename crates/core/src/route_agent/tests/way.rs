@@ -251,3 +251,41 @@ fn over_wireguard_the_device_knows_who_has_what_and_speaks_with_anybody() {
     // Who speaks is known by the key, wherever it is.
     assert!(!table_of(&plan).sets.contains_key("peers4"));
 }
+
+#[test]
+fn a_worker_whose_node_has_another_address_says_that_the_gateway_takes_nothing_from_it() {
+    let node = |ips: &[&str]| Node {
+        internal_ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
+        ..Node::default()
+    };
+    let mut s = state(WORKER, bare_host("172.30.1.12"));
+    assert_eq!(condition(&s.plan(), "VtepMismatch"), None);
+    for (ips, said) in [
+        (
+            &["192.0.2.7"][..],
+            "Node worker says 192.0.2.7, which this host does not have",
+        ),
+        (&[], "Node worker has no IPv4 InternalIP"),
+    ] {
+        s.apply(
+            Input::Nodes(Event::Applied(WORKER.into(), Ok(node(ips)))),
+            at(1),
+        );
+        let plan = s.plan();
+        let message = &condition(&plan, "VtepMismatch").unwrap().message;
+        for part in [said, "sends from 172.30.1.12", "--node-ip"] {
+            assert!(message.contains(part), "{message}");
+        }
+    }
+    let good = node(&["192.0.2.7", "172.30.1.12"]);
+    s.apply(Input::Nodes(Event::Applied(WORKER.into(), Ok(good))), at(2));
+    assert!(
+        condition(&s.plan(), "VtepMismatch").is_some(),
+        "other nodes go by the first address"
+    );
+    s.apply(
+        Input::Nodes(Event::Applied(WORKER.into(), Ok(node(&["172.30.1.12"])))),
+        at(3),
+    );
+    assert_eq!(condition(&s.plan(), "VtepMismatch"), None);
+}
