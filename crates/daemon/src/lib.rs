@@ -17,6 +17,7 @@ pub mod lease;
 pub mod lock;
 pub mod logs;
 pub mod member;
+pub mod memory;
 pub mod metrics;
 pub mod natt;
 pub mod objects;
@@ -29,6 +30,7 @@ pub mod uninstall;
 pub mod writer;
 
 pub use drain::Drain;
+pub use memory::Memory;
 pub use metrics::Metrics;
 pub use readiness::{Heartbeat, Readiness};
 pub use secret::Secret;

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use strait_host::{Change, Conflict, Contention, Host, Owner, Remade, Wanted, diff};
+use ipnet::IpNet;
+use strait_host::{Change, Conflict, Contention, Host, Owned, Owner, Remade, Route, Wanted, diff};
 
 use crate::{Error, Event, Failure, Kernel};
 
@@ -21,9 +22,14 @@ pub struct Reconciler {
     expected: Option<Arc<Host>>,
     /// What was wanted in the last pass.
     wanted: Option<Wanted>,
+    /// Where somebody's route took the place of one of ours: it is ours to be restored, also after it was left alone for a while.
+    altered: BTreeSet<Key>,
     contention: Contention,
     begun: Instant,
 }
+
+/// What tells two routes apart.
+type Key = (u32, IpNet, u32);
 
 /// What a pass did.
 #[derive(Debug, Default)]
@@ -54,6 +60,7 @@ impl Reconciler {
             believed: None,
             expected: None,
             wanted: None,
+            altered: BTreeSet::new(),
             contention: Contention::default(),
             begun: Instant::now(),
         }
@@ -75,14 +82,36 @@ impl Reconciler {
         }
     }
 
-    /// Reads the host.
+    /// Reads the host. Somebody's route that took the place of one of ours is not among its routes: ours is missing.
     ///
     /// # Errors
     /// What the kernel says; what was believed stays.
     pub async fn observe(&mut self) -> Result<Arc<Host>, Error> {
-        let host = Arc::new(self.kernel.observe(&self.owner.tables).await?);
+        let mut host = self.kernel.observe(&self.owner.tables).await?;
+        self.altered = self.altered_in(&host);
+        if !self.altered.is_empty() {
+            let (owner, altered) = (&self.owner, &self.altered);
+            host.routes
+                .retain(|r| owner.owns_route(r) || !altered.contains(&r.key()));
+        }
         self.expected = self.believed.take();
-        Ok(self.believed.insert(host).clone())
+        Ok(self.believed.insert(Arc::new(host)).clone())
+    }
+
+    /// Where somebody's route stands in the place of one of ours that is wanted, and was believed to be there. One that was there before
+    /// ours is in the way instead, and stays.
+    fn altered_in(&self, host: &Host) -> BTreeSet<Key> {
+        let theirs = host.routes.iter().filter(|r| !self.owner.owns_route(r));
+        let mut theirs: BTreeSet<Key> = theirs.map(Route::key).collect();
+        let Some(Owned::Set(wanted)) = self.wanted.as_ref().map(|wanted| &wanted.routes) else {
+            return BTreeSet::new();
+        };
+        let believed = self.believed.iter().flat_map(|host| &host.routes);
+        let ours = believed.filter(|r| self.owner.owns_route(r) && theirs.contains(&r.key()));
+        let ours: BTreeSet<Key> = ours.map(Route::key).collect();
+        theirs.retain(|key| ours.contains(key) || self.altered.contains(key));
+        let wanted = wanted.iter().map(Route::key);
+        wanted.filter(|key| theirs.contains(key)).collect()
     }
 
     /// What would be changed; `None` before the host was read.

@@ -1,6 +1,7 @@
 //! `strait lab bench`: how fast, as figures. A benchmark, never a test: it judges nothing.
 
 mod clusters;
+mod drift;
 mod echo;
 mod events;
 mod faults;
@@ -8,6 +9,7 @@ mod figure;
 mod peers;
 mod process;
 mod responder;
+mod rest;
 mod scale;
 mod throughput;
 mod watched;

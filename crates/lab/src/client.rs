@@ -273,9 +273,23 @@ impl Lab {
     /// # Errors
     /// When there is none, or it does not end within 10 s.
     pub fn restart(&self, place: &str, role: Role) -> Result<()> {
+        self.restart_with(place, role, &[])
+    }
+
+    /// The same with these variables besides, for an agent, until it is started again.
+    ///
+    /// # Errors
+    /// As [`Lab::restart`].
+    pub fn restart_with(
+        &self,
+        place: &str,
+        role: Role,
+        environment: &[(&str, &str)],
+    ) -> Result<()> {
         self.ask(&Request::Restart {
             place: place.to_owned(),
             role,
+            environment: owned(environment),
         })
     }
 
@@ -284,11 +298,10 @@ impl Lab {
     /// # Errors
     /// When there is none, or it does not end with status 0: what it printed.
     pub fn run(&self, place: &str, role: Role, environment: &[(&str, &str)]) -> Result<String> {
-        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         self.ask(&Request::Run {
             place: place.to_owned(),
             role,
-            environment: environment.iter().map(owned).collect(),
+            environment: owned(environment),
         })
     }
 
@@ -399,6 +412,11 @@ fn ends_within(dir: &StateDir, limit: Duration) -> Result<bool> {
         std::thread::sleep(Duration::from_millis(2));
     }
     Ok(true)
+}
+
+fn owned(environment: &[(&str, &str)]) -> Vec<(String, String)> {
+    let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    environment.iter().map(owned).collect()
 }
 
 fn status_of(dir: &StateDir) -> Result<Status> {

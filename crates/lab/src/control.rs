@@ -26,10 +26,11 @@ pub(crate) enum Request {
         node: String,
         change: CniChange,
     },
-    /// End with SIGTERM if it runs, and start again.
+    /// End with SIGTERM if it runs, and start again, with these variables besides.
     Restart {
         place: String,
         role: Role,
+        environment: Vec<(String, String)>,
     },
     /// SIGKILL for a process, or no power for a node; it stays so. The answer to this and the next ones is what is impaired then.
     Kill {

@@ -201,9 +201,9 @@ impl Lab {
     }
 
     fn agents(&self, node: &Node) -> Result<()> {
-        self.agent(node, Role::RouteAgent)?;
+        self.agent(node, Role::RouteAgent, Vec::new())?;
         if node.gateway {
-            self.agent(node, Role::Gateway)
+            self.agent(node, Role::Gateway, Vec::new())
         } else {
             Ok(())
         }
@@ -215,8 +215,10 @@ impl Lab {
         program.unwrap_or(Path::new(SELF))
     }
 
-    fn agent(&self, node: &Node, role: Role) -> Result<()> {
-        let environment = self.environment(node, role)?;
+    /// Starts an agent, with these variables besides.
+    fn agent(&self, node: &Node, role: Role, more: Vec<(String, String)>) -> Result<()> {
+        let mut environment = self.environment(node, role)?;
+        environment.extend(more);
         let arguments: &[&str] = &[&role.to_string()];
         self.processes
             .start(&node.name, role, self.program(), arguments, &environment)
@@ -285,10 +287,16 @@ impl Lab {
     }
 
     fn start_again(&self, place: &str, role: Role) -> Result<()> {
+        self.start_with(place, role, Vec::new())
+    }
+
+    fn start_with(&self, place: &str, role: Role, more: Vec<(String, String)>) -> Result<()> {
         match role {
             Role::Apiserver => self.api_server(place),
             Role::Pod => self.pod(place),
-            Role::RouteAgent | Role::Gateway => self.agent(self.topology.node(place)?.1, role),
+            Role::RouteAgent | Role::Gateway => {
+                self.agent(self.topology.node(place)?.1, role, more)
+            }
         }
     }
 
@@ -346,7 +354,11 @@ impl Lab {
                 self.cni(&node, change)?;
                 Ok(Value::Null)
             }
-            Request::Restart { place, role } => {
+            Request::Restart {
+                place,
+                role,
+                environment,
+            } => {
                 // Any node may become a gateway.
                 let becomes = role == Role::Gateway
                     && self.topology.nodes().any(|node| node.name == place)
@@ -355,7 +367,7 @@ impl Lab {
                     self.known(&place, role)?;
                     self.processes.stop(&place, role, Signal::SIGTERM)?;
                 }
-                self.start_again(&place, role)?;
+                self.start_with(&place, role, environment)?;
                 Ok(Value::Null)
             }
             Request::Kill { what, process } => self.told(self.kill(&what, process)),

@@ -13,7 +13,7 @@ use strait_daemon::engine::{Engine, Pass, replace};
 use strait_daemon::events::{self, Reporter};
 use strait_daemon::http::Admin;
 use strait_daemon::kube::cluster_client;
-use strait_daemon::{Drain, Heartbeat, Metrics, Readiness, ping};
+use strait_daemon::{Drain, Heartbeat, Memory, Metrics, Readiness, ping};
 use strait_host::Change;
 use strait_kernel::Outcome;
 use tokio::sync::watch;
@@ -63,6 +63,7 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     );
     firewall::start(configuration.verify, sender.clone(), metrics.clone());
     let leftovers = adopt::start(configuration.verify, sender.clone(), metrics.clone());
+    let memory = Memory::start().context("a thread for memory")?;
     let follow = follow::start(&configuration.core, &client, &metrics, sender.clone())?;
     let mut agent = Agent {
         follow,
@@ -76,10 +77,16 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
             Input::Health,
         )
         .context("a thread for pings")?,
-        status: status::start(client, configuration.verify, metrics.clone()),
+        status: status::start(
+            client,
+            configuration.verify,
+            metrics.clone(),
+            memory.clone(),
+        ),
         flows: flows::start(metrics.clone()),
         leftovers,
         told: Told::default(),
+        memory,
     };
     Engine::new(
         State::new(configuration.core),
@@ -106,6 +113,7 @@ struct Agent {
     flows: watch::Sender<Option<FlowRules>>,
     leftovers: watch::Sender<Vec<Leftover>>,
     told: Told,
+    memory: Memory,
 }
 
 /// What was logged last, so that each change is logged once.
@@ -148,6 +156,7 @@ impl Agent {
             account.tell(&conditions);
         }
         replace(&self.status, plan.account);
+        self.memory.freed();
     }
 }
 

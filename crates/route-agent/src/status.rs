@@ -8,8 +8,8 @@ use kube::Client;
 use serde_json::Value;
 use strait_api::Object;
 use strait_core::route_agent::Account;
-use strait_daemon::Metrics;
 use strait_daemon::objects::{Annotations, WriteError, get, put};
+use strait_daemon::{Memory, Metrics};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -25,6 +25,7 @@ pub(crate) fn start(
     client: Client,
     verify: Duration,
     metrics: Metrics,
+    memory: Memory,
 ) -> watch::Sender<Option<Account>> {
     let (sender, mut receiver) = watch::channel::<Option<Account>>(None);
     tokio::spawn(async move {
@@ -61,6 +62,7 @@ pub(crate) fn start(
                     }
                 }
             }
+            memory.freed();
             if pause.is_zero() {
                 sleep(gap).await;
                 match timeout_at(Instant::now() + verify, receiver.changed()).await {

@@ -106,8 +106,13 @@ fn what_somebody_takes_away_comes_back_without_a_restart() {
     let worker = [
         "ip route replace unreachable 10.102.0.0/16 metric 4294967295 proto 83 table 77",
         "ip route delete 10.102.0.0/16 metric 0",
+        "ip route replace 10.102.0.0/16 dev cni0",
     ];
-    take_away_on_both(&lab, &V4, &worker, "ip rule delete priority 100");
+    let gateway = [
+        "ip rule delete priority 100",
+        "ip route replace 10.102.0.0/16 dev cni0 metric 10 table 100",
+    ];
+    take_away_on_both(&lab, &V4, &worker, &gateway);
 }
 
 #[test]
@@ -124,11 +129,16 @@ fn what_somebody_takes_away_of_ipv6_comes_back_without_a_restart() {
         "ip route replace unreachable fd10:102::/48 metric 4294967295 proto 83 table 77",
         "ip route delete fd10:102::/48 metric 1024",
         "ip route delete unreachable fd10:102::/48 metric 4294967295",
+        "ip -6 route replace fd10:102::/48 dev cni0 metric 1024",
     ];
-    take_away_on_both(&lab, &V6, &worker, "ip -6 rule delete priority 100");
+    let gateway = [
+        "ip -6 rule delete priority 100",
+        "ip -6 route replace fd10:102::/48 dev cni0 metric 10 table 100",
+    ];
+    take_away_on_both(&lab, &V6, &worker, &gateway);
 }
 
-const V4: [&str; 13] = [
+const V4: [&str; 15] = [
     "ip link delete vx-submariner",
     "ip link set vx-submariner down",
     "ip link set vx-submariner mtu 1300",
@@ -136,15 +146,17 @@ const V4: [&str; 13] = [
     "ip address flush dev vx-submariner",
     "ip address add 240.9.9.9/8 dev vx-submariner",
     "ip neigh flush dev vx-submariner nud permanent",
+    "bridge fdb show dev vx-submariner | grep -m1 ' dst ' | { read mac _ ip _; bridge fdb del $mac dev vx-submariner dst $ip; }",
     "nft flush ruleset",
     "nft delete table inet strait-route-agent",
     "nft flush chain inet strait-route-agent source",
     "nft add rule inet strait-route-agent source drop",
     "nft add element inet strait-route-agent remote4 { 10.9.0.0/16 }",
     "ip route flush proto 83 table all",
+    "sysctl -w net.ipv4.conf.vx-submariner.forwarding=0",
 ];
 
-const V6: [&str; 12] = [
+const V6: [&str; 13] = [
     "ip link delete vx-submariner-6",
     "ip link set vx-submariner-6 down",
     "ip link set vx-submariner-6 mtu 1300",
@@ -152,6 +164,7 @@ const V6: [&str; 12] = [
     "ip -6 address flush dev vx-submariner-6 scope global",
     "ip address add fd00:100:100::9:9/96 dev vx-submariner-6",
     "ip -6 neigh flush dev vx-submariner-6 nud permanent",
+    "bridge fdb show dev vx-submariner-6 | grep -m1 ' dst ' | { read mac _ ip _; bridge fdb del $mac dev vx-submariner-6 dst $ip; }",
     "nft flush ruleset",
     "nft add rule inet strait-route-agent source drop",
     "nft add element inet strait-route-agent remote6 { fd10:9::/48 }",
@@ -160,13 +173,13 @@ const V6: [&str; 12] = [
 ];
 
 /// On a worker and on a gateway.
-fn take_away_on_both(lab: &Lab, damages: &[&str], of_worker: &[&str], of_gateway: &str) {
+fn take_away_on_both(lab: &Lab, damages: &[&str], of_worker: &[&str], of_gateway: &[&str]) {
     // While a lab starts, its CNI may undo something of an agent that was first.
     let nodes = ["east-1", "east-2"];
     let before = nodes.map(|node| repairs(lab, node));
     std::thread::scope(|threads| {
         threads.spawn(|| take_away(lab, "east-2", &[damages, of_worker].concat()));
-        threads.spawn(|| take_away(lab, "east-1", &[damages, &[of_gateway]].concat()));
+        threads.spawn(|| take_away(lab, "east-1", &[damages, of_gateway].concat()));
     });
     for (node, before) in nodes.into_iter().zip(before) {
         let repairs = repairs(lab, node);
@@ -201,13 +214,70 @@ fn settled(lab: &Lab, node: &str) -> String {
 fn take_away(lab: &Lab, node: &str, damages: &[&str]) {
     let (before, pid) = (settled(lab, node), agent(lab, node));
     for damage in damages {
-        let words: Vec<&str> = damage.split(' ').collect();
-        lab.exec(node, &words).expect(damage);
+        lab.exec(node, &["sh", "-c", damage]).expect(damage);
         wait_for(lab, node, &before, damage);
         // What somebody takes away five times in ten seconds is contended, and that is another test.
         std::thread::sleep(Duration::from_millis(2500));
     }
     assert_eq!(agent(lab, node), pid, "no restart");
+}
+
+#[test]
+fn what_the_kernel_tells_nothing_of_comes_back_with_the_next_pass_over_everything() {
+    let lab = joined(
+        "untold",
+        Options {
+            nodes: 2,
+            // A minute, unless set.
+            environment: vec![("STRAIT_VERIFY_INTERVAL".to_owned(), "2".to_owned())],
+            ..Options::default()
+        },
+    );
+    let path = "net.ipv4.conf.vx-submariner.send_redirects";
+    let set = format!("{path}=1");
+    for node in ["east-1", "east-2"] {
+        let value = || lab.exec(node, &["sysctl", "-n", path]).expect("sysctl");
+        assert_eq!(value().trim(), "0", "{node}");
+        lab.exec(node, &["sysctl", "-qw", &set]).expect("sysctl");
+        let begun = Instant::now();
+        while value().trim() != "0" {
+            assert!(begun.elapsed() < PATIENCE, "{node}: {}", value());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+#[test]
+fn a_route_that_was_there_before_ours_stays_and_is_named() {
+    let lab = joined(
+        "before",
+        Options {
+            nodes: 2,
+            ..Options::default()
+        },
+    );
+    let run = |words: &str| {
+        let words: Vec<&str> = words.split(' ').collect();
+        lab.exec("east-2", &words).expect("it runs")
+    };
+    lab.kill("east-2", Role::RouteAgent).expect("it ends");
+    run("ip route replace 10.102.0.0/16 dev cni0");
+    lab.restart("east-2", Role::RouteAgent).expect("it starts");
+    let deadline = Instant::now() + PATIENCE;
+    let readyz = || {
+        let page = lab.page("east-2", Role::RouteAgent, "/readyz");
+        page.unwrap_or_default()
+    };
+    while !readyz().contains("a foreign route (protocol 3) to 10.102.0.0/16") {
+        assert!(Instant::now() < deadline, "never named: {}", readyz());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(run("ip route show 10.102.0.0/16").contains("dev cni0"));
+    // When it goes, ours comes.
+    run("ip route delete 10.102.0.0/16 dev cni0");
+    lab.wait_until_joined(Duration::from_secs(30))
+        .expect("all is well");
+    assert!(run("ip route show 10.102.0.0/16").contains("dev vx-submariner"));
 }
 
 #[test]

@@ -1,14 +1,18 @@
 //! What users get when they uninstall: all that is ours goes, nothing of others does.
 
 #![cfg(feature = "lab")]
-#![allow(clippy::expect_used, reason = "helpers of tests fail the test")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests fail the test"
+)]
 
 mod common;
 
 use std::time::{Duration, Instant};
 
 use common::{binary, joined};
-use serde_json::Value;
+use serde_json::{Value, json};
 use strait_lab::{Families, Lab, Options, Role};
 
 /// Everything on a node that an agent could have left, as foreign tools show it.
@@ -51,6 +55,10 @@ fn foreign_tables(lab: &Lab, node: &str) -> String {
 }
 
 const ASKED: [(&str, &str); 1] = [("SUBMARINER_UNINSTALL", "true")];
+/// How long a node may take to be clean.
+const SECOND: Duration = Duration::from_secs(1);
+/// How often it is tried, where the machine has something else to do.
+const TRIES: u32 = 4;
 /// Not a measurement: a bound that only a hang can break.
 const BOUND: Duration = Duration::from_secs(10);
 
@@ -60,6 +68,42 @@ fn uninstall(lab: &Lab, node: &str, role: Role) -> String {
     let said = lab.run(node, role, &ASKED).expect("it succeeds");
     assert!(begun.elapsed() < BOUND, "{:?}", begun.elapsed());
     said
+}
+
+/// Whether a node has what an agent leaves on it.
+fn is_set_up(lab: &Lab, node: &str, routes: usize) -> bool {
+    let show = lab.exec(node, &["ip", "route", "show", "proto", "83"]);
+    show.expect("it runs").lines().count() >= routes
+}
+
+/// Does something to a node whose agent has ended, and removes what that left, without the API: in under a second, or else all is set up
+/// again, and it is tried again. Gives what was said.
+fn in_a_second(lab: &Lab, node: &str, routes: usize, damage: &str) -> String {
+    let by_hand = [
+        binary().to_str().expect("a path"),
+        "route-agent",
+        "--submariner-uninstall",
+        "true",
+    ];
+    let mut took = Vec::new();
+    for _ in 0..TRIES {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !is_set_up(lab, node, routes) {
+            assert!(Instant::now() < deadline, "{node} is never set up");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        lab.kill(node, Role::RouteAgent).expect("it ends");
+        lab.exec(node, &["sh", "-c", damage]).expect(damage);
+        let begun = Instant::now();
+        let said = lab.exec(node, &by_hand).expect("it succeeds");
+        took.push(begun.elapsed());
+        assert_eq!(leftovers(lab, node), Vec::<String>::new(), "{damage}");
+        if begun.elapsed() < SECOND {
+            return said;
+        }
+        lab.restart(node, Role::RouteAgent).expect("it starts");
+    }
+    panic!("after '{damage}' it took {took:?}");
 }
 
 /// The reverse-path filter of a node's links, as far as it was set when it booted, as sysctl shows it.
@@ -149,6 +193,74 @@ fn uninstalling_removes_all_that_is_ours_says_so_and_leaves_the_rest() {
         names(&lab, "east", &path("routeagents")),
         Vec::<String>::new()
     );
+}
+
+#[test]
+fn a_node_is_clean_within_a_second_whatever_became_of_what_was_there() {
+    let lab = small("second");
+    // What drops is looked for at each pass over everything.
+    let often = [("STRAIT_VERIFY_INTERVAL", "1")];
+    for (damage, line) in [
+        ("true", "removed nftables table"),
+        ("nft flush ruleset", "removed route 10.102.0.0/16"),
+        ("ip link delete vx-submariner", "removed nftables table"),
+    ] {
+        let said = in_a_second(&lab, "east-2", 2, damage);
+        assert!(said.contains(line), "after '{damage}': {said}");
+        lab.restart("east-2", Role::RouteAgent).expect("it starts");
+    }
+    // An administrator's filter, which the agent opens for what it knows.
+    let run = |command: &str| {
+        let words: Vec<&str> = command.split(' ').collect();
+        lab.exec("east-2", &words).expect("it runs")
+    };
+    run("iptables-nft -P FORWARD DROP");
+    lab.restart_with("east-2", Role::RouteAgent, &often)
+        .expect("it starts");
+    let accepts = || run("iptables-nft-save").contains("--comment strait");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !accepts() {
+        assert!(Instant::now() < deadline, "it is never opened");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let said = in_a_second(&lab, "east-2", 2, "true");
+    assert!(!accepts(), "{said}");
+    let filter = run("iptables-nft-save");
+    assert!(filter.contains(":FORWARD DROP"), "{filter}");
+}
+
+#[test]
+fn a_node_is_clean_within_a_second_with_a_thousand_other_clusters() {
+    const MANY: u32 = 1000;
+    let lab = small("thousand");
+    // It would remove the Endpoints that no broker knows.
+    lab.kill("east-1", Role::Gateway).expect("it ends");
+    for number in 0..MANY {
+        let cluster = format!("many-{number}");
+        let (high, low) = (number / 128, number % 128 * 2);
+        let endpoint = json!({
+            "apiVersion": "submariner.io/v1",
+            "kind": "Endpoint",
+            "metadata": {"name": cluster, "namespace": NAMESPACE, "labels": {"submariner-io/clusterID": cluster}},
+            "spec": {
+                "cluster_id": cluster,
+                "cable_name": format!("submariner-cable-{cluster}"),
+                "hostname": cluster,
+                "subnets": [format!("11.{high}.{low}.0/24"), format!("11.{high}.{}.0/24", low + 1)],
+                "healthCheckIP": format!("11.{high}.{low}.1"),
+                "private_ip": format!("198.18.{}.{}", number / 256, number % 256),
+                "public_ip": "",
+                "nat_enabled": false,
+                "backend": "vxlan",
+                "backend_config": {"udp-port": "4500"},
+            },
+        });
+        lab.api("east", "POST", &path("endpoints"), &endpoint)
+            .expect("it is created");
+    }
+    // To each subnet its route, and what stands under it.
+    let said = in_a_second(&lab, "east-2", 4 * MANY as usize, "true");
+    assert!(said.contains("removed route 11.7."), "{said}");
 }
 
 #[test]

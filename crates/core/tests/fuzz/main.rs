@@ -16,12 +16,13 @@ use kube::api::DynamicObject;
 use serde_json::{Value, json};
 use strait_api::gateway::GatewayStatus;
 use strait_api::route_agent::{AgentInfo, RouteAgentStatus};
-use strait_api::{ClusterSpec, Endpoint, Kind, Node, Object};
+use strait_api::standby::MOST_STANDBYS;
+use strait_api::{ClusterSpec, Endpoint, IpPool, Kind, Node, Object};
 use strait_core::gateway::public::Ask;
 use strait_core::machine::Machine;
 use strait_core::net::{never_remote, overlap};
 use strait_core::route_agent::{Input, Settings, State};
-use strait_core::{Event, Time};
+use strait_core::{Entry, Event, ObjectChange, Time};
 use strait_fuzz::{Dice, fuzz_with};
 use strait_host::{Address, Family, Host, Link, LinkKind, Scope, TABLE_MAIN};
 
@@ -84,8 +85,9 @@ fn changed(dice: &mut Dice, corpus: &[Vec<u8>]) -> Vec<u8> {
     for _ in 0..=dice.below(3) {
         let count = places(&value);
         let mut at = dice.below(count);
+        let inside = dice.below(2) == 0;
         let new = odd(dice);
-        replace(&mut value, &mut at, new);
+        replace(dice, &mut value, &mut at, inside, new);
     }
     value.to_string().into_bytes()
 }
@@ -98,9 +100,19 @@ fn places(value: &Value) -> usize {
     }
 }
 
-fn replace(value: &mut Value, at: &mut usize, new: Value) {
+/// Replaces the value at a place; where that is a text that holds JSON, such as an annotation, or a value `inside` it.
+fn replace(dice: &mut Dice, value: &mut Value, at: &mut usize, inside: bool, new: Value) {
     if *at == 0 {
-        *value = new;
+        let text = value.as_str().filter(|_| inside);
+        let held = text.and_then(|text| serde_json::from_str::<Value>(text).ok());
+        *value = match held.filter(|held| places(held) > 1) {
+            Some(mut held) => {
+                let mut at = dice.below(places(&held));
+                replace(dice, &mut held, &mut at, false, new);
+                held.to_string().into()
+            }
+            None => new,
+        };
         *at = usize::MAX;
         return;
     }
@@ -114,7 +126,7 @@ fn replace(value: &mut Value, at: &mut usize, new: Value) {
         if *at == usize::MAX {
             return;
         }
-        replace(child, at, new.clone());
+        replace(dice, child, at, inside, new.clone());
     }
 }
 
@@ -172,6 +184,7 @@ fn state(changed: Object) -> State {
     let mut endpoints = BTreeMap::new();
     let mut nodes = BTreeMap::new();
     let mut agents = BTreeMap::new();
+    let mut pools = BTreeMap::new();
     let originals = strait_fuzz::corpus(CORPUS);
     let originals = originals.iter().filter_map(|bytes| object(bytes));
     for object in originals.chain([changed]) {
@@ -186,6 +199,9 @@ fn state(changed: Object) -> State {
             Kind::RouteAgent => {
                 agents.insert(name, AgentInfo::parse(&object));
             }
+            Kind::IpPool => {
+                pools.insert(name, Ok(Entry::read(object, IpPool::parse)));
+            }
             _ => {}
         }
     }
@@ -194,6 +210,7 @@ fn state(changed: Object) -> State {
         Input::Endpoints(Event::Reset(endpoints)),
         Input::Nodes(Event::Reset(nodes)),
         Input::Agents(Event::Reset(agents)),
+        Input::Pools(Some(Event::Reset(pools))),
         Input::Host(std::sync::Arc::new(host())),
     ] {
         state.apply(input, Time::default());
@@ -209,6 +226,7 @@ fn object(bytes: &[u8]) -> Option<Object> {
         "RouteAgent" => Kind::RouteAgent,
         "Cluster" => Kind::Cluster,
         "Gateway" => Kind::Gateway,
+        "IPPool" => Kind::IpPool,
         _ => return None,
     };
     Some(Object::read(kind, &dynamic))
@@ -230,6 +248,7 @@ fn no_object_makes_a_parser_panic_or_a_plan_route_what_is_ours() {
         readable(&Endpoint::parse(&object));
         readable(&Node::parse(&object));
         readable(&AgentInfo::parse(&object));
+        readable(&IpPool::parse(&object));
         readable(&object.section::<ClusterSpec>("spec"));
         readable(&object.section::<GatewayStatus>("status"));
         readable(&object.section::<RouteAgentStatus>("status"));
@@ -242,8 +261,31 @@ fn no_object_makes_a_parser_panic_or_a_plan_route_what_is_ours() {
         if let Ok(endpoint) = Endpoint::parse(&object) {
             let again = Object::new(Kind::Endpoint, "ns", "again").with("spec", &endpoint.spec);
             assert_eq!(Endpoint::parse(&again).unwrap().subnets, endpoint.subnets);
+            assert!(endpoint.standbys.len() <= MOST_STANDBYS);
+            for standby in &endpoint.standbys {
+                let (of, subnets) = (&standby.cluster, &standby.subnets);
+                assert_eq!((of, &subnets[..]), (&endpoint.cluster, &[][..]));
+            }
+            endpoint
+                .bad_standbys
+                .into_iter()
+                .for_each(|why| readable::<()>(&Err(why)));
         }
+        let foreign =
+            (object.key.kind == Kind::IpPool && !object.is_ours()).then(|| object.key.name.clone());
         let plan = state(object).plan();
+        for change in &plan.pools {
+            let name = &change.key().name;
+            assert!(
+                name != "default-ipv4-ippool" && Some(name) != foreign.as_ref(),
+                "{change:?}"
+            );
+            if let ObjectChange::Put(pool) = change {
+                let pool = IpPool::parse(pool).unwrap();
+                assert!(!ours.iter().any(|own| overlap(own, &pool.cidr)), "{pool:?}");
+                assert!(pool.disabled && !pool.nat_outgoing, "{pool:?}");
+            }
+        }
         for route in plan.wanted.routes.get().unwrap() {
             assert_eq!(never_remote(&route.dst), None, "{route:?}");
             assert!(

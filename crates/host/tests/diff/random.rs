@@ -308,6 +308,22 @@ proptest! {
     }
 
     #[test]
+    fn a_pass_that_ends_anywhere_is_completed_by_the_next(host in host(), wanted in wanted(), share in 0.0..1.0f64) {
+        let whole = diff(&host, &wanted, &owner()).changes;
+        let mut complete = host.clone();
+        whole.iter().for_each(|change| complete.apply(change));
+        #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "few changes")]
+        let made = (whole.len() as f64 * share) as usize;
+        let mut after = host;
+        whole.iter().take(made).for_each(|change| after.apply(change));
+        // Who begins anew knows only what is there.
+        let rest = diff(&after, &wanted, &owner());
+        prop_assert!(rest.conflicts.is_empty(), "{:?}", rest.conflicts);
+        rest.changes.iter().for_each(|change| after.apply(change));
+        prop_assert_eq!(after, complete, "after {} of {:#?}\nand {:#?}", made, whole, rest.changes);
+    }
+
+    #[test]
     fn foreign_objects_are_never_touched(host in host(), wanted in wanted()) {
         let d = diff(&host, &wanted, &owner());
         let mut after = host.clone();

@@ -10,9 +10,19 @@ use crate::client::Lab;
 /// Clock ticks a second of `/proc/PID/stat`: `USER_HZ`, which is 100 wherever Linux runs Kubernetes.
 const TICKS: f64 = 100.0;
 
-/// Resident memory of a node's route agent, MiB.
-pub(super) fn resident(lab: &Lab, node: &str) -> Result<f64> {
-    mebibytes(&file(lab, node, "route-agent", "status")?)
+/// Resident memory of a node's route agent, MiB: once a second, so many times.
+pub(super) fn resident(lab: &Lab, node: &str, times: u32) -> Result<Vec<f64>> {
+    let mut samples = Vec::new();
+    for _ in 0..times {
+        std::thread::sleep(Duration::from_secs(1));
+        samples.push(mebibytes(&file(lab, node, "route-agent", "status")?)?);
+    }
+    Ok(samples)
+}
+
+/// The most that it ever was, MiB.
+pub(super) fn peak(lab: &Lab, node: &str) -> Result<f64> {
+    in_mebibytes(&file(lab, node, "route-agent", "status")?, "VmHWM:")
 }
 
 /// Resident memory of a process of this machine, MiB.
@@ -26,9 +36,14 @@ pub(super) fn seconds(pid: u32) -> Result<f64> {
 }
 
 fn mebibytes(status: &str) -> Result<f64> {
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+    in_mebibytes(status, "VmRSS:")
+}
+
+/// A field, of which the kernel tells in KiB.
+fn in_mebibytes(status: &str, field: &'static str) -> Result<f64> {
+    let line = status.lines().find_map(|l| l.strip_prefix(field));
     let kibibytes = line.and_then(|l| l.split_whitespace().next());
-    Ok(kibibytes.context("no VmRSS")?.parse::<f64>()? / 1024.0)
+    Ok(kibibytes.context(field)?.parse::<f64>()? / 1024.0)
 }
 
 /// While nothing happens: announcements of changes of links, addresses, routes, rules and nftables, and milliseconds on a

@@ -1,5 +1,5 @@
 //! A worker's route agent among a thousand other clusters: how fast it starts, follows and verifies, what it takes of the host, and what it
-//! costs packets. Those clusters exist as Endpoints only; one more, in the lab, has pods.
+//! costs packets. Those clusters exist as Endpoints only, and as addresses to ping, most of which answer; one more, in the lab, has pods.
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -12,7 +12,7 @@ use strait_api::names::{GROUP, LABEL_CLUSTER_ID, NAMESPACE, NFT_TABLE, NODE_VXLA
 use super::events::{Monitor, milliseconds};
 use super::figure::{Figure, Unit};
 use super::throughput::{Server, iperf_datagrams};
-use super::{Effort, PATIENCE, pod, process, watched};
+use super::{Effort, PATIENCE, drift, pod, rest, watched};
 use crate::client::Lab;
 use crate::options::{Families, Options};
 use crate::process::Role;
@@ -42,6 +42,7 @@ pub(super) fn figures(
 
     let mut figures = Vec::new();
     let few = Carried::measure(&lab, effort)?;
+    answer_pings(&lab)?;
     for number in 0..MANY {
         create(&lab, number)?;
     }
@@ -54,6 +55,7 @@ pub(super) fn figures(
         "p99 <= 100 ms",
         taken_away(&lab, effort.runs)?,
     ));
+    figures.extend(drift::figures(&lab, effort.runs)?);
     figures.push(milliseconds_of(
         "request for a further Endpoint sent -> route in the kernel of a worker, 1000 remote clusters",
         "",
@@ -73,12 +75,7 @@ pub(super) fn figures(
         "<= 500 ms",
         starts,
     ));
-    figures.push(Figure::new(
-        "resident memory, 1000 remote clusters",
-        "<= 40 MiB",
-        Unit::Mebibytes,
-        vec![process::resident(&lab, NODE)?],
-    ));
+    figures.extend(rest::figures(&lab)?);
     let cluster = lab.topology().cluster("east")?;
     for node in cluster.nodes.iter().filter(|node| node.name != NODE) {
         lab.kill(&node.name, Role::RouteAgent)?;
@@ -106,6 +103,24 @@ pub(super) fn subnets(number: u32) -> [String; 4] {
     ]
 }
 
+/// How many of these clusters answer pings; the others never do.
+pub(super) const ANSWERING: u32 = 768;
+
+/// The gateway's node answers pings to all addresses of those that do, as if each was its own, so that no other gateway is needed.
+fn answer_pings(lab: &Lab) -> Result<()> {
+    // 512 and 256 clusters, by what `subnets` makes of their numbers.
+    for (family, net) in [
+        ("-4", "11.0.0.0/14"),
+        ("-4", "11.4.0.0/15"),
+        ("-6", "fd99::/23"),
+        ("-6", "fd99:200::/24"),
+    ] {
+        let route = ["ip", family, "route", "add", "local", net, "dev", "lo"];
+        lab.exec("east-1", &route)?;
+    }
+    Ok(())
+}
+
 fn collection() -> String {
     format!("/apis/{GROUP}/v1/namespaces/{NAMESPACE}/endpoints")
 }
@@ -117,6 +132,12 @@ fn endpoint_name(number: u32) -> String {
 
 pub(super) fn create(lab: &Lab, number: u32) -> Result<()> {
     let cluster = format!("many-{number}");
+    let [v4, _, v6, _] = subnets(number);
+    let first = |net: String| -> Result<String> {
+        let address: ipnet::IpNet = net.parse()?;
+        let host = address.hosts().nth(1).context("no host")?;
+        Ok(host.to_string())
+    };
     let endpoint = json!({
         "apiVersion": format!("{GROUP}/v1"),
         "kind": "Endpoint",
@@ -126,6 +147,7 @@ pub(super) fn create(lab: &Lab, number: u32) -> Result<()> {
             "cable_name": format!("submariner-cable-{cluster}"),
             "hostname": cluster,
             "subnets": subnets(number),
+            "healthCheckIPs": [first(v4)?, first(v6)?],
             "private_ip": format!("198.18.{}.{}", number / 256, number % 256),
             "public_ip": "",
             "nat_enabled": false,
@@ -155,7 +177,7 @@ fn routed(lab: &Lab) -> Result<usize> {
 }
 
 /// Waits until all subnets of so many clusters, and of the one with pods, are routed.
-fn until_routed(lab: &Lab, clusters: u32) -> Result<()> {
+pub(super) fn until_routed(lab: &Lab, clusters: u32) -> Result<()> {
     let wanted = clusters as usize * 4 + 4;
     let deadline = Instant::now() + PATIENCE;
     loop {

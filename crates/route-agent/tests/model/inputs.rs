@@ -71,7 +71,8 @@ impl World {
             | Event::Mtu(_)
             | Event::Cable(_)
             | Event::Deed(_)
-            | Event::Foreign(..) => Vec::new(),
+            | Event::Foreign(..)
+            | Event::Killed(..) => Vec::new(),
             Event::Wait(_) => vec![Input::Tick],
         }
     }

@@ -16,6 +16,7 @@
 mod corpus;
 mod inputs;
 mod kernel;
+mod killed;
 mod meddler;
 mod random;
 mod reference;

@@ -45,6 +45,14 @@ fn deed() -> impl Strategy<Value = Deed> {
 }
 
 fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        4 => whole(),
+        1 => (whole(), any::<u8>()).prop_map(|(event, share)| Event::Killed(Box::new(event), share)),
+    ]
+}
+
+/// One after which the agent's pass is complete.
+fn whole() -> impl Strategy<Value = Event> {
     let foreign = prop::sample::select(vec![
         Foreign::Namesake,
         Foreign::SameVni,

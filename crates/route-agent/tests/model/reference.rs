@@ -22,7 +22,7 @@ pub(crate) enum Role {
 }
 
 /// Where a packet starts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Origin {
     Pod,
     Host,
@@ -38,6 +38,8 @@ pub(crate) enum Fate {
     Cable { inner: IpAddr, source: IpAddr },
     /// It leaves by no link.
     Refused,
+    /// It leaves by a link that is none of ours: never what must become of it.
+    Clear,
 }
 
 impl World {

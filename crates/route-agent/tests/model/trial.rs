@@ -19,7 +19,7 @@ use super::world::{CABLES, Event, Foreign, World, host_of, net, node_ip, remote_
 const NODE_LINKS: [&str; 2] = ["vx-submariner", "vx-submariner-6"];
 
 pub(crate) struct Trial {
-    world: World,
+    pub(super) world: World,
     state: State,
     kernel: Kernel,
 }
@@ -32,7 +32,9 @@ macro_rules! ensure {
     };
 }
 
-type Checked = Result<(), String>;
+pub(super) use ensure;
+
+pub(super) type Checked = Result<(), String>;
 
 impl Trial {
     /// The agent has just started, on a node where it never was.
@@ -52,6 +54,17 @@ impl Trial {
     }
 
     pub(crate) fn happen(&mut self, event: &Event) -> Checked {
+        if let Event::Killed(event, share) = event {
+            self.begin(event)?;
+            self.killed(*share)?;
+            return self.happen(&Event::Restart);
+        }
+        self.begin(event)?;
+        self.settle()
+    }
+
+    /// It happens, and the agent knows, but has done nothing yet.
+    fn begin(&mut self, event: &Event) -> Checked {
         let before = self.world.clone();
         self.world.happen(event);
         let now = self.now();
@@ -69,7 +82,7 @@ impl Trial {
             }
             self.state.apply(input, now);
         }
-        self.settle()
+        Ok(())
     }
 
     fn now(&self) -> Time {
@@ -132,6 +145,15 @@ impl Trial {
     }
 
     fn pass(&mut self) -> Result<(Plan, Vec<Change>), String> {
+        let (plan, changes) = self.planned()?;
+        for change in &changes {
+            self.make(change)?;
+        }
+        Ok((plan, changes))
+    }
+
+    /// What a pass would change.
+    pub(super) fn planned(&mut self) -> Result<(Plan, Vec<Change>), String> {
         self.observe();
         let plan = self.state.plan();
         let difference = diff(&self.kernel.host, &plan.wanted, &owner());
@@ -141,16 +163,16 @@ impl Trial {
             "conflicts {:?}, but the model {named}",
             difference.conflicts
         );
-        for change in &difference.changes {
-            self.kernel
-                .make(change)
-                .map_err(|why| format!("the kernel refuses {change:?}: {why}"))?;
-        }
         Ok((plan, difference.changes))
     }
 
+    pub(super) fn make(&mut self, change: &Change) -> Checked {
+        let made = self.kernel.make(change);
+        made.map_err(|why| format!("the kernel refuses {change:?}: {why}"))
+    }
+
     /// What others have is there and as it was.
-    fn untouched(&self) -> Checked {
+    pub(super) fn untouched(&self) -> Checked {
         let own = owner();
         let theirs = |host: &Host| {
             let mut host = host.clone();
@@ -281,7 +303,7 @@ impl Trial {
     }
 
     /// Sends a packet; `None` where this host has no address to send it from.
-    fn send(&self, family: Family, origin: Origin, dst: IpAddr) -> Option<Fate> {
+    pub(super) fn send(&self, family: Family, origin: Origin, dst: IpAddr) -> Option<Fate> {
         let bound = node_ip(0, self.world.host_address, family);
         let found = self.kernel.look_up(dst);
         let Found::Out { dev, via, src } = found else {
@@ -305,13 +327,13 @@ impl Trial {
             Verdict::Drop => return Some(Fate::Refused),
             Verdict::Accept | Verdict::Return => src,
         };
-        let via = via?;
-        if CABLES.contains(&dev.as_str()) {
-            return Some(Fate::Cable { inner: via, source });
+        let to_nodes = NODE_LINKS.contains(&dev.as_str());
+        if !to_nodes && !CABLES.contains(&dev.as_str()) {
+            return Some(Fate::Clear);
         }
-        if !NODE_LINKS.contains(&dev.as_str()) {
-            // In clear, to where nobody waits for it: never what the model wants.
-            return Some(Fate::ToGateway { outer: via, source });
+        let via = via?;
+        if !to_nodes {
+            return Some(Fate::Cable { inner: via, source });
         }
         let outer = self.kernel.outer(&dev, via);
         let one = outer.iter().next().filter(|_| outer.len() == 1)?;

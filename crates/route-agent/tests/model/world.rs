@@ -166,6 +166,8 @@ pub(crate) enum Event {
     Foreign(Foreign, bool),
     /// The agent ends and starts again.
     Restart,
+    /// The first happens, and the agent is killed when it has made so many 255ths of the changes that follow; it starts again.
+    Killed(Box<Event>, u8),
     /// Seconds pass.
     Wait(u8),
 }
@@ -280,6 +282,8 @@ impl World {
             }
             // What the old process still knew of a lost gateway is lost too.
             Event::Restart => self.lost = None,
+            // In two steps, for what is between them.
+            Event::Killed(..) => {}
             Event::Wait(seconds) => self.now += u64::from(*seconds) * 1000,
             Event::Relist | Event::Deed(_) => {}
         }

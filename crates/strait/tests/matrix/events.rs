@@ -90,6 +90,9 @@ impl Event {
             firewalls::comes(lab, flavour, [GATEWAY, WORKER]);
             nothing_lost(flows.unwrap_or_default());
             firewalls::is_there_before(lab, flavour, [GATEWAY, WORKER]);
+            for place in [GATEWAY, WORKER] {
+                lab.restart(place, Role::RouteAgent).expect("it starts");
+            }
         };
         match self {
             Self::CniAddress => cni_address(lab),

@@ -93,8 +93,6 @@ impl Circumstances {
             families: self.families,
             rp_filter: self.rp_filter,
             cable: self.cable,
-            // Of some things, such as a sysctl of a link, the kernel tells nothing.
-            environment: vec![("STRAIT_VERIFY_INTERVAL".to_owned(), "1".to_owned())],
             ..Options::default()
         };
         let lab = joined(purpose, options);
