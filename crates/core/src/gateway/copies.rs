@@ -203,14 +203,14 @@ fn leave_out(copy: &mut Object, endpoint: &Endpoint, cidrs: &[IpNet]) -> Option<
     if outside.is_empty() {
         return None;
     }
-    // They were parsed one by one.
+    // What can't be read stays: who reads it names it.
     let subnets = copy
         .content
         .get_mut("spec")
         .and_then(|spec| spec.get_mut("subnets"));
     if let Some(subnets) = subnets.and_then(Value::as_array_mut) {
-        let mut parsed = endpoint.subnets.iter();
-        subnets.retain(|_| parsed.next().is_some_and(inside));
+        let read = |text: &Value| text.as_str().and_then(|text| text.parse::<IpNet>().ok());
+        subnets.retain(|text| read(text).is_none_or(|net| inside(&net.trunc())));
     }
     let (some, listed) = (
         outside.iter().copied().take(MOST_NAMED),
