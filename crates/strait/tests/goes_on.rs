@@ -51,7 +51,7 @@ fn said(lab: &Lab) -> Option<Said> {
     let (host, here) = at("east")?;
     let (_, there) = at("west")?;
     let standbys = here.2["strait.io/standbys"].as_str().unwrap_or("");
-    (host == holder && !standbys.is_empty()).then(|| Said {
+    (host == holder && !standbys.is_empty()).then_some(Said {
         host,
         lease: (holder, transitions),
         endpoints: [here, there],

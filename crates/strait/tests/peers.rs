@@ -227,6 +227,41 @@ fn bad_objects_are_named_in_readiness_status_and_log_and_hurt_nothing_else() {
         },
     );
     assert_eq!(status["status"]["haStatus"], "active");
+    for (cluster, why) in [
+        ("liar", "says that it is of cluster 'forged'"),
+        ("unreadable", "'10.66.0.0/99' is no prefix"),
+        ("overlapping", "overlaps 10.101.0.0/16 of this cluster"),
+    ] {
+        let all = status["status"]["connections"]
+            .as_array()
+            .into_iter()
+            .flatten();
+        let mut of = all.filter(|c| c["endpoint"]["cluster_id"] == cluster);
+        let connection = of.next().expect("it has a connection");
+        assert_eq!(connection["status"], "error", "{cluster}");
+        let said = connection["statusMessage"].as_str().unwrap_or_default();
+        assert!(said.contains(why), "{said}");
+    }
+    // Ages are whole seconds: this one is younger than west, and before it in the alphabet.
+    std::thread::sleep(Duration::from_millis(1100));
+    let newcomer = endpoint(
+        "aaa",
+        "aaa",
+        "198.51.100.67",
+        &["10.102.0.0/16", "10.90.0.0/16"],
+    );
+    lab.api("broker", "POST", BROKER, &newcomer)
+        .expect("the broker takes it");
+    until(
+        "nodes know whose it is",
+        || {
+            lab.page("east-2", Role::RouteAgent, "/readyz")
+                .expect("a page")
+        },
+        |page| {
+            page.contains("10.102.0.0/16 of Endpoint aaa-cable: it overlaps 10.102.0.0/16 of cluster west, which was there first")
+        },
+    );
     assert!(log(&lab, "east-1-gateway.log").contains("10.66.0.0/99"));
     // Somebody with access to the cluster writes one that the agents can't read, and one that wants everything.
     let mut bad = endpoint("mistyped", "mistyped", "198.51.100.66", &["10.99.0.0/16"]);
@@ -260,6 +295,7 @@ fn bad_objects_are_named_in_readiness_status_and_log_and_hurt_nothing_else() {
     let routes = lab.exec("east-2", &["ip", "-j", "route"]).expect("ip");
     assert!(
         routes.contains("10.88.0.0/16")
+            && routes.contains("10.90.0.0/16")
             && !routes.contains("10.66.")
             && !routes.contains("0.0.0.0/0"),
         "{routes}"

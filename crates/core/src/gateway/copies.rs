@@ -59,7 +59,7 @@ impl State {
     /// What other clusters have on the broker and may have here, and what is refused.
     pub(super) fn copies(&self) -> Copies {
         let s = &self.settings;
-        let (clusters, bad) = from_broker(&self.broker_clusters, &s.cluster, |c| &c.id, |_| None);
+        let clusters = from_broker(&self.broker_clusters, &s.cluster, |c| &c.id, |_| None);
         let local = self.local_cidrs();
         let overlapping = |endpoint: &Endpoint| {
             let (theirs, ours) = endpoint.subnets.iter().find_map(|theirs| {
@@ -69,8 +69,9 @@ impl State {
                 "OverlappingSubnets: its subnet {theirs} overlaps {ours} of this cluster"
             ))
         };
-        let mut rejected: Vec<String> = bad.into_iter().map(rejection).collect();
-        let (endpoints, bad) = from_broker(
+        let mut rejected: Vec<String> = clusters.refused.iter().map(rejection).collect();
+        let clusters = clusters.taken;
+        let endpoints = from_broker(
             &self.broker_endpoints,
             &s.cluster,
             |e| &e.cluster,
@@ -80,12 +81,14 @@ impl State {
             spec: shown(entry),
             why: "DuplicateClusterId: another cluster has the id of this one".to_owned(),
         });
-        let refused = rivals.chain(bad.iter().map(|(entry, why)| Refused {
+        let bad = endpoints.refused.iter();
+        let refused = rivals.chain(bad.map(|(entry, why)| Refused {
             spec: shown(entry),
             why: why.clone(),
         }));
         let refused = refused.take(MOST_REFUSED).collect();
-        rejected.extend(bad.into_iter().map(rejection));
+        rejected.extend(endpoints.refused.iter().map(rejection));
+        let endpoints = endpoints.taken;
         let mut copies = Copies {
             refused,
             rejected,
@@ -128,7 +131,7 @@ impl State {
     }
 }
 
-fn rejection<T>((entry, why): (&Entry<T>, String)) -> String {
+fn rejection<T>((entry, why): &(&Entry<T>, String)) -> String {
     format!("{} on the broker: {why}", entry.object.key)
 }
 
@@ -200,14 +203,14 @@ fn leave_out(copy: &mut Object, endpoint: &Endpoint, cidrs: &[IpNet]) -> Option<
     if outside.is_empty() {
         return None;
     }
-    // They were parsed one by one.
+    // What can't be read stays: who reads it names it.
     let subnets = copy
         .content
         .get_mut("spec")
         .and_then(|spec| spec.get_mut("subnets"));
     if let Some(subnets) = subnets.and_then(Value::as_array_mut) {
-        let mut parsed = endpoint.subnets.iter();
-        subnets.retain(|_| parsed.next().is_some_and(inside));
+        let read = |text: &Value| text.as_str().and_then(|text| text.parse::<IpNet>().ok());
+        subnets.retain(|text| read(text).is_none_or(|net| inside(&net.trunc())));
     }
     let (some, listed) = (
         outside.iter().copied().take(MOST_NAMED),

@@ -35,14 +35,22 @@ pub(super) fn to_broker(
     copy
 }
 
+/// Objects on the broker of other clusters.
+pub(super) struct Others<'a, T> {
+    /// Those that may stand here.
+    pub taken: Vec<(&'a Object, &'a T)>,
+    /// Those that may not, and why.
+    pub refused: Vec<(&'a Entry<T>, String)>,
+}
+
 /// What other clusters have on the broker and may have here: each under its own label only. `why_not` has the last
-/// word; what is refused is given with the reason.
+/// word.
 pub(super) fn from_broker<'a, T>(
     broker: &'a Source<Entry<T>>,
     own: &ClusterId,
     id: impl Fn(&T) -> &ClusterId,
     why_not: impl Fn(&T) -> Option<String>,
-) -> (Vec<(&'a Object, &'a T)>, Vec<(&'a Entry<T>, String)>) {
+) -> Others<'a, T> {
     let mut taken = Vec::new();
     let mut refused = Vec::new();
     for entry in broker.values() {
@@ -64,7 +72,7 @@ pub(super) fn from_broker<'a, T>(
             Err(why) => refused.push((entry, why)),
         }
     }
-    (taken, refused)
+    Others { taken, refused }
 }
 
 /// The copy here of another cluster's object on the broker.

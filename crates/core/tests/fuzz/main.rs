@@ -2,6 +2,7 @@
 //! plan routes what must not be routed.
 
 #![allow(
+    clippy::panic,
     clippy::unwrap_used,
     clippy::wildcard_enum_match_arm,
     reason = "helpers of tests fail the test"

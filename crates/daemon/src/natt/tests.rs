@@ -39,6 +39,7 @@ fn target(cluster: &str, port: u16, private: &str) -> Target {
         nat_enabled: false,
         load_balancer: false,
         dead: false,
+        unwatched: false,
     }
 }
 

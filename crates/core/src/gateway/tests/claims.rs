@@ -196,6 +196,18 @@ fn what_is_not_used_of_a_peer_is_told_in_its_connection_whatever_becomes_of_the_
 }
 
 #[test]
+fn a_subnet_that_can_t_be_read_does_not_make_another_one_pass() {
+    let mut s = state();
+    lists(&mut s, "west", 100, &["10.2.0.0/16"], &[]);
+    let claims = ["10.2.0.0/99", "10.2.7.6/24", "10.8.0.0/16", "10.2.0.0/16"];
+    arrive(&mut s, &made("west", &claims, 100));
+    let (all, said) = reached(&mut s, "SubnetOutsideCluster");
+    assert_eq!(all["west"], nets(&["10.2.0.0/16", "10.2.7.0/24"]));
+    assert!(said.contains("10.8.0.0/16"), "{said}");
+    assert!(reached(&mut s, "InvalidObject").1.contains("10.2.0.0/99"));
+}
+
+#[test]
 fn an_endpoint_that_is_refused_has_a_connection_that_says_why() {
     let mut s = state();
     arrive(&mut s, &made("west", &["10.2.0.0/16"], 100));
