@@ -1,13 +1,12 @@
 //! Waits until this Node is ready, and does nothing else: Submariner's operator starts an init container for that.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::ArgMatches;
 use strait_api::node::not_ready;
 use strait_api::{Kind, ObjectKey};
-use strait_daemon::kube::{cluster_client, describe};
+use strait_daemon::kube::{Access, cluster_client, describe};
 use strait_daemon::objects::get;
 use strait_daemon::{Drain, Settings, SettingsError, logs};
 use tokio::time::{sleep, timeout};
@@ -33,9 +32,9 @@ pub(crate) fn is_asked(matches: &ArgMatches) -> bool {
 /// # Errors
 /// No node's name, a kubeconfig that can't be read, or a signal to end before the Node is ready.
 pub(crate) async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
-    let (node, kubeconfig) = read(matches)?;
+    let (node, access) = read(matches)?;
     let drain = Drain::on_signals().context("signals can't be received")?;
-    let client = cluster_client(kubeconfig.as_deref())
+    let client = cluster_client(&access)
         .await
         .context("client of the cluster's API")?;
     let key = ObjectKey {
@@ -80,10 +79,10 @@ pub(crate) async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
 }
 
 /// All that an init container has: which Node, and how to reach the API server.
-fn read(matches: &ArgMatches) -> Result<(String, Option<PathBuf>), SettingsError> {
+fn read(matches: &ArgMatches) -> Result<(String, Access), SettingsError> {
     let mut settings = Settings::read(matches, &TABLE);
     logs::init(&mut settings);
     let node = settings.text("NODE_NAME");
-    let kubeconfig = settings.optional("KUBECONFIG", str::parse::<PathBuf>);
-    settings.finish(|| Ok((node?, kubeconfig?)))
+    let access = Access::read(&mut settings);
+    settings.finish(|| Ok((node?, access?)))
 }
