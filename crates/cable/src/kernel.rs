@@ -6,7 +6,7 @@ use strait_host::wireguard::{Step, Told};
 use strait_host::{Key, PeerStatus, WireGuard};
 use strait_kernel::wireguard::Wireguard;
 
-use crate::{Device, Error, Keys, PrivateKey};
+use crate::{Device, Error, Keys, Preshared, PrivateKey};
 
 /// The kernel's device, which is a link that the host plan makes.
 #[derive(Debug)]
@@ -42,8 +42,13 @@ impl Device for KernelDevice {
         self.keys.private = private;
     }
 
+    fn share(&mut self, preshared: Preshared) {
+        self.keys.preshared = preshared;
+    }
+
     fn keep(&mut self, wanted: &WireGuard, now: u64) -> Result<BTreeMap<Key, PeerStatus>, Error> {
-        let have = self.wireguard.read(self.link)?;
+        let shared = self.keys.preshared.expose();
+        let have = self.wireguard.read(self.link, shared)?;
         let own = Some(self.keys.private.public());
         if (have.public_key, have.port, have.mark) != (own, wanted.port, wanted.mark) {
             let key = self.keys.private.expose();
@@ -53,8 +58,7 @@ impl Device for KernelDevice {
         // A device that was made anew, or that somebody emptied, was told nothing.
         self.told.retain(|key, _| have.peers.contains_key(key));
         for step in have.steps(wanted, &self.told, now) {
-            self.wireguard
-                .take(self.link, &step, self.keys.preshared.expose())?;
+            self.wireguard.take(self.link, &step, shared)?;
             // One that comes again begins anew.
             if let Step::Remove(key) = step {
                 self.told.remove(&key);

@@ -34,6 +34,9 @@ pub trait Device: Send + std::fmt::Debug {
     /// kernel's makes new ones.
     fn rekey(&mut self, private: PrivateKey);
 
+    /// Gives it another key to share with all peers, from the next [`keep`](Device::keep) on. Sessions go on; it counts in handshakes.
+    fn share(&mut self, preshared: Preshared);
+
     /// Makes it so at a time in Unix seconds, by the differences only: tunnels that stay don't notice. Returns what had become
     /// of its peers by then.
     ///

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use strait_api::names::CABLE_WIREGUARD;
-use strait_cable::{Choice, Device, KeyError, Keys, Kind, Preshared, PrivateKey, Rotation};
+use strait_cable::{Choice, Device, KeyError, Keys, Kind, PrivateKey, Rotation};
 use strait_core::gateway::{self, Input, KeyStep, Tunnel, Tunnels};
 use strait_daemon::{Heartbeat, Metrics};
 use strait_host::WireGuard;
@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::gauges::Gauges;
 use crate::held::Held;
+use crate::passphrase::Passphrase;
 
 /// How often the device is looked at when nothing is to be changed.
 const LOOK: Duration = Duration::from_secs(1);
@@ -28,8 +29,8 @@ const LONGEST: Duration = Duration::from_secs(30);
 pub struct Settings {
     /// The directory in which the private key is kept.
     pub state: PathBuf,
-    /// The key that the clusterset shares.
-    pub preshared: Preshared,
+    /// What the clusterset shares.
+    pub passphrase: Passphrase,
     /// Whose device is asked for.
     pub choice: Choice,
 }
@@ -70,6 +71,7 @@ impl Cable {
                 device,
                 opened,
                 state: settings.state,
+                passphrase: settings.passphrase,
                 problem: None,
                 heart,
                 metrics,
@@ -147,7 +149,7 @@ fn try_open(
     let rotation = Rotation::read(&settings.state).ok();
     let keys = Keys {
         private,
-        preshared: settings.preshared.clone(),
+        preshared: settings.passphrase.preshared().clone(),
     };
     let device = match held.take() {
         None => strait_cable::open_kernel(CABLE_WIREGUARD, keys)?,
@@ -180,6 +182,7 @@ struct Keeper {
     /// What was told of it.
     opened: gateway::Device,
     state: PathBuf,
+    passphrase: Passphrase,
     /// Why the key can't be changed.
     problem: Option<String>,
     heart: Heartbeat,
@@ -203,6 +206,9 @@ impl Keeper {
             let Orders { tunnels, key } = orders.borrow_and_update().clone();
             let before = self.opened;
             self.follow_keys(key);
+            if let Some(preshared) = self.passphrase.look() {
+                self.device.share(preshared);
+            }
             let known = self.opened == before;
             if !known
                 && self

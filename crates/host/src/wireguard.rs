@@ -134,6 +134,8 @@ pub struct DevicePeer {
     pub allowed: BTreeSet<IpNet>,
     /// Seconds between two packets that keep the way open; 0 for never.
     pub keepalive: u16,
+    /// Whether its preshared key is the one that whoever read the device has: the key itself is not kept here.
+    pub shares: bool,
     /// What became of it.
     pub status: PeerStatus,
 }
@@ -154,7 +156,7 @@ const CROSSED: u64 = 2;
 /// One change of a device's peers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// A peer is to be there, with these.
+    /// A peer is to be there, with these, and with the preshared key of whoever takes the step.
     Set {
         /// Its public key.
         key: Key,
@@ -209,7 +211,7 @@ impl Device {
                 Some(known) => peer.allowed.difference(&known.allowed).copied().collect(),
                 None => peer.allowed.clone(),
             };
-            let same = known.is_some_and(|known| known.keepalive == peer.keepalive);
+            let same = known.is_some_and(|known| known.shares && known.keepalive == peer.keepalive);
             if same && place.is_none() && gained.is_empty() {
                 continue;
             }
@@ -297,6 +299,7 @@ mod tests {
                 }
                 peer.allowed.extend(allowed);
                 peer.keepalive = *keepalive;
+                peer.shares = true;
                 peer.status.endpoint = endpoint.or(peer.status.endpoint);
             }
         }
@@ -324,12 +327,19 @@ mod tests {
         }
     }
 
+    fn told(wanted: &WireGuard, since: u64) -> BTreeMap<Key, Told> {
+        let told = |(key, peer): (&Key, &Peer)| {
+            let endpoint = peer.endpoint;
+            (*key, Told { endpoint, since })
+        };
+        wanted.peers.iter().map(told).collect()
+    }
+
     proptest! {
         #[test]
         fn steps_lead_to_what_is_wanted_and_then_there_are_none(before in peers(), after in peers()) {
             let (before, after) = (wanted(&before), wanted(&after));
             let mut device = Device::default();
-            let told = |w: &WireGuard| w.peers.iter().map(|(k, p)| (*k, Told { endpoint: p.endpoint, since: 1000 })).collect();
             for step in device.steps(&before, &BTreeMap::new(), 1000) {
                 take(&mut device, &step);
             }
@@ -337,7 +347,7 @@ mod tests {
                 .flat_map(|(k, p)| p.allowed.iter().map(|net| (*k, *net)))
                 .filter(|(k, net)| after.peers.get(k).is_some_and(|p| p.allowed.contains(net)))
                 .collect();
-            for step in device.steps(&after, &told(&before), 1000) {
+            for step in device.steps(&after, &told(&before, 1000), 1000) {
                 take(&mut device, &step);
                 prop_assert!(kept.iter().all(|(k, net)| device.peers[k].allowed.contains(net)));
             }
@@ -345,7 +355,7 @@ mod tests {
                 endpoint: p.status.endpoint, allowed: p.allowed.clone(), accepted: BTreeSet::new(), keepalive: p.keepalive,
             })).collect();
             prop_assert_eq!(have, after.peers.clone());
-            prop_assert_eq!(device.steps(&after, &told(&after), 1000), vec![]);
+            prop_assert_eq!(device.steps(&after, &told(&after, 1000), 1000), vec![]);
         }
     }
 
@@ -362,6 +372,7 @@ mod tests {
         let mut device = Device::default();
         let roamed = DevicePeer {
             keepalive: 10,
+            shares: true,
             status: PeerStatus {
                 endpoint: Some("192.0.2.9:1234".parse().unwrap()),
                 handshake: Some(1000),
@@ -398,6 +409,7 @@ mod tests {
             let there = DevicePeer {
                 allowed: peer.allowed.clone(),
                 keepalive: 10,
+                shares: true,
                 status: PeerStatus {
                     endpoint: heard_at,
                     handshake,
@@ -435,6 +447,28 @@ mod tests {
         assert_eq!(session.steps(&want, &told, 1002), vec![]);
         let anew = device(1, 148, None).steps(&want, &BTreeMap::new(), 1002);
         assert!(!anew.contains(&Step::Remove(key(5))), "{anew:?}");
+    }
+
+    #[test]
+    fn who_has_another_preshared_key_gets_ours_and_keeps_all_else() {
+        let want = wanted(&[(1, ([].into(), 1, 1)), (2, ([].into(), 1, 2))].into());
+        let told = told(&want, 1000);
+        let mut device = Device::default();
+        for step in device.steps(&want, &BTreeMap::new(), 1000) {
+            take(&mut device, &step);
+        }
+        device.peers.entry(key(2)).or_default().shares = false;
+        let steps = device.steps(&want, &told, 1000);
+        let only = Step::Set {
+            key: key(2),
+            endpoint: None,
+            keepalive: 1,
+            allowed: BTreeSet::new(),
+            exactly: false,
+        };
+        assert_eq!(steps, [only]);
+        take(&mut device, &steps[0]);
+        assert_eq!(device.steps(&want, &told, 1000), vec![]);
     }
 
     #[test]

@@ -270,6 +270,47 @@ fn a_gateway_whose_process_dies_goes_on_at_once_whatever_else_is_away() {
     assert_all_good(&lab, &ways(lab.topology()));
 }
 
+#[test]
+fn another_passphrase_in_the_mounted_secret_counts_on_both_sides_without_a_restart() {
+    let secret = tempfile::tempdir().expect("a directory");
+    let write = |text: &str| {
+        let new = secret.path().join("new");
+        std::fs::write(&new, text).expect("a file");
+        std::fs::rename(&new, secret.path().join("psk")).expect("it is there");
+    };
+    write("passphrase-0");
+    let at = secret.path().to_str().expect("text").to_owned();
+    let options = Options {
+        environment: vec![("CE_IPSEC_PSKSECRET".to_owned(), at)],
+        ..options()
+    };
+    let lab = joined("wgpass", options);
+    let log = |node: &str| {
+        let log = lab.logs().join(format!("{node}-gateway.log"));
+        std::fs::read_to_string(log).expect("a log")
+    };
+    let followed = |node: &str| log(node).matches("passphrase is another").count();
+    for (number, node) in [(1, "east-1"), (2, "west-1")] {
+        write(&format!("passphrase-{number}"));
+        let begun = Instant::now();
+        while ["east-1", "west-1"]
+            .iter()
+            .any(|node| followed(node) < number)
+        {
+            assert!(begun.elapsed() < PATIENCE, "nobody looks");
+            sleep(Duration::from_millis(50));
+        }
+        assert_all_good(&lab, &ways(lab.topology()));
+        // Its sessions end with it, and the other side makes new ones with what it has followed.
+        lab.crash(node, Role::Gateway).expect("it dies");
+        lab.wait_until_joined(PATIENCE).expect("it is joined");
+        assert_all_good(&lab, &ways(lab.topology()));
+    }
+    for node in ["east-1", "west-1"] {
+        assert!(!log(node).contains("passphrase-"), "a secret is in the log");
+    }
+}
+
 /// The public key of a cluster's Endpoint on the broker, and whether it tells of another one, next or former.
 fn published(lab: &Lab, cluster: &str) -> (String, bool, bool) {
     let path = "/apis/submariner.io/v1/endpoints";

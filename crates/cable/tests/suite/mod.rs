@@ -330,6 +330,33 @@ pub(crate) fn another_passphrase_is_another_clusterset(kinds: [Kind; 2]) {
     assert_eq!(one.status(two.key).handshake, None);
 }
 
+/// As gateways do it that follow a Secret: peers that are there get another preshared key, which counts in handshakes.
+pub(crate) fn a_changed_passphrase_counts_from_the_next_handshake(kinds: [Kind; 2]) {
+    let [mut one, mut two] = joined(kinds, false);
+    one.must_reach("10.2.0.1");
+    two.must_reach("10.1.0.1");
+    let other = Preshared::of("other");
+    one.device.share(other.clone());
+    let lost = one.lost_while("10.2.0.1", |one| {
+        one.apply();
+    });
+    assert_eq!(lost, 0, "the session goes on");
+    // The other side begins anew, with what it has.
+    let peers = std::mem::take(&mut two.wanted.peers);
+    two.apply();
+    two.wanted.peers = peers;
+    two.apply();
+    for _ in 0..3 {
+        assert!(!one.reaches("10.2.0.1"));
+    }
+    assert_eq!(two.status(one.key).handshake, None);
+    two.device.share(other);
+    two.apply();
+    one.must_reach("10.2.0.1");
+    two.must_reach("10.1.0.1");
+    assert!(two.status(one.key).handshake.is_some());
+}
+
 pub(crate) fn who_roams_is_followed_and_not_called_back(kinds: [Kind; 2]) {
     let [mut one, two] = joined(kinds, false);
     one.must_reach("10.2.0.1");
@@ -418,6 +445,7 @@ macro_rules! suite {
             a_peer_without_prefixes_is_warm_and_takes_over_at_once
             what_changes_in_place_loses_nothing
             another_passphrase_is_another_clusterset
+            a_changed_passphrase_counts_from_the_next_handshake
             who_roams_is_followed_and_not_called_back
             a_changed_port_and_place_is_followed
             a_changed_key_is_followed
