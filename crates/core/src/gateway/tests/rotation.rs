@@ -272,3 +272,72 @@ fn keys_that_are_none_or_somebody_elses_are_named_and_nobody_loses_anything() {
     assert_eq!(peers.len(), 2);
     assert!(s.plan().conditions.iter().all(|c| c.name != "InvalidKey"));
 }
+
+#[test]
+fn who_claims_what_another_cluster_is_going_to_have_takes_nothing_from_it_and_is_named() {
+    let standby_of = |mut entry: Entry<Endpoint>, key: Key| {
+        let spec = strait_api::EndpointSpec {
+            cluster_id: entry.object.labels[strait_api::names::LABEL_CLUSTER_ID].clone(),
+            cable_name: format!("{}-2", entry.object.key.name),
+            hostname: "other".into(),
+            private_ip: "172.30.9.12".into(),
+            backend: "wireguard".into(),
+            backend_config: BTreeMap::from([(BACKEND_PUBLIC_KEY.into(), key.to_string())]),
+            ..strait_api::EndpointSpec::default()
+        };
+        let text = serde_json::to_string(&[strait_api::Standby::of(&spec)]).unwrap();
+        let annotations = &mut entry.object.annotations;
+        annotations.insert(strait_api::names::ANNOTATION_STANDBYS.into(), text);
+        entry.parsed = Endpoint::parse(&entry.object);
+        entry
+    };
+    let thief = |annotation: Option<&str>| {
+        let mut entry = peer("a-thief", Some(&Key([7; 32]).to_string()), "10.3.0.0/16");
+        let text = annotation.map(|name| (name.to_owned(), WEST_2.to_string()));
+        entry.object.annotations.extend(text);
+        entry.parsed = Endpoint::parse(&entry.object);
+        entry
+    };
+    let thieves = [
+        standby_of(thief(None), WEST_2),
+        thief(Some(ANNOTATION_NEXT_KEY)),
+        thief(Some(ANNOTATION_FORMER_KEY)),
+    ];
+    let next = WEST_2.to_string();
+    // What west is going to have: by a change of its key, and when its standby takes over.
+    let victims = [
+        west(WEST, Some(&next), None),
+        west(WEST, None, Some(&next)),
+        standby_of(west(WEST, None, None), WEST_2),
+    ];
+    for victim in &victims {
+        for kernel in [false, true] {
+            let (_, alone) = peers_of(kernel, std::slice::from_ref(victim));
+            for thief in &thieves {
+                let (s, peers) = peers_of(kernel, &[victim.clone(), thief.clone()]);
+                if let Some(mine) = alone.get(&WEST_2) {
+                    let still = &peers[&WEST_2];
+                    assert!(mine.allowed.is_subset(&still.allowed), "{still:?}");
+                    assert!(mine.accepted.is_subset(&still.accepted), "{still:?}");
+                }
+                assert_eq!(peers[&WEST], alone[&WEST]);
+                let plan = s.plan();
+                let named = plan.conditions.iter().find(|c| c.name == "InvalidKey");
+                let message = &named.unwrap().message;
+                assert!(
+                    message.contains("a-thief") && message.contains("west"),
+                    "{message}"
+                );
+            }
+            // When it counts nothing of the claim is left.
+            let counts = west(WEST_2, None, None);
+            let (_, as_it_is) = peers_of(kernel, std::slice::from_ref(&counts));
+            for thief in &thieves {
+                let (s, peers) = peers_of(kernel, &[counts.clone(), thief.clone()]);
+                assert_eq!(peers[&WEST_2], as_it_is[&WEST_2]);
+                let plan = s.plan();
+                assert!(plan.conditions.iter().any(|c| c.name == "InvalidKey"));
+            }
+        }
+    }
+}
