@@ -1,5 +1,6 @@
 //! The WireGuard cable's device: opened, kept as it is wanted, and asked what became of its tunnels.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -8,7 +9,7 @@ use strait_api::names::CABLE_WIREGUARD;
 use strait_cable::{Choice, Device, KeyError, Keys, Kind, PrivateKey, Rotation};
 use strait_core::gateway::{self, Input, KeyStep, Tunnel, Tunnels};
 use strait_daemon::{Heartbeat, Metrics};
-use strait_host::WireGuard;
+use strait_host::{Key, WireGuard};
 use tokio::runtime;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -21,6 +22,10 @@ use crate::passphrase::Passphrase;
 const LOOK: Duration = Duration::from_secs(1);
 /// A change that failed is tried again after this.
 const RETRY: Duration = Duration::from_millis(100);
+/// How often while other gateways change their keys: what they send by the next one is lost until a kernel's device lets them.
+const QUICK: Duration = Duration::from_millis(20);
+/// For so long after a next key was told of. It counts 10 s later, unless that gateway is cut off.
+const QUICK_LASTS: Duration = Duration::from_secs(60);
 /// The longest pause between two tries to open the device.
 const LONGEST: Duration = Duration::from_secs(30);
 
@@ -78,6 +83,7 @@ impl Cable {
                 gauges,
                 inputs,
                 told: None,
+                successors: Successors::default(),
             };
             keeper.run(orders).await;
         };
@@ -177,6 +183,28 @@ fn try_open(
     Ok((device, opened))
 }
 
+/// Keys that other gateways are going to have, and since when nothing changed of them.
+#[derive(Default)]
+struct Successors {
+    keys: BTreeSet<Key>,
+    since: Option<Instant>,
+}
+
+impl Successors {
+    /// Whether one of them may count any moment.
+    fn are_near(&mut self, wanted: &WireGuard, now: Instant) -> bool {
+        let peers = wanted.peers.iter();
+        let keys = peers.filter(|(_, peer)| !peer.succeeds.is_empty());
+        let keys: BTreeSet<Key> = keys.map(|(key, _)| *key).collect();
+        if keys != self.keys {
+            self.keys = keys;
+            self.since = Some(now);
+        }
+        let is_new = |since| now.duration_since(since) < QUICK_LASTS;
+        !self.keys.is_empty() && self.since.is_some_and(is_new)
+    }
+}
+
 struct Keeper {
     device: Box<dyn Device>,
     /// What was told of it.
@@ -190,6 +218,7 @@ struct Keeper {
     gauges: Gauges,
     inputs: mpsc::Sender<Input>,
     told: Option<Tunnels>,
+    successors: Successors,
 }
 
 impl Keeper {
@@ -224,12 +253,15 @@ impl Keeper {
                 continue;
             };
             let tunnels = self.keep(&wanted);
+            let now = Instant::now();
             let pause = if tunnels.failure.is_some() {
                 RETRY
+            } else if self.successors.are_near(&wanted, now) {
+                QUICK
             } else {
                 LOOK
             };
-            look = Instant::now() + pause;
+            look = now + pause;
             if self.told.as_ref() != Some(&tunnels) {
                 self.told = Some(tunnels.clone());
                 if self.inputs.send(Input::Tunnels(tunnels)).await.is_err() {

@@ -353,12 +353,16 @@ fn a_key_is_changed_under_traffic_and_no_datagram_is_lost_also_if_the_process_di
         .exec("east-1", &["ip", "-d", "link", "show", "submariner"])
         .is_ok_and(|text| text.contains("tun type tun"));
     let (first, ..) = published(&lab, "east");
-    let flow = lab
-        .flow(&Flow::new("east-2-a", "west-2-a"))
-        .expect("a flow");
-    let back = lab
-        .flow(&Flow::new("west-2-a", "east-2-a"))
-        .expect("a flow");
+    // The kernel's runs in emulated guests, which have no time for more.
+    let rate = if of_process { 1000 } else { 100 };
+    let flow = |from: &str, to: &str| {
+        let flow = Flow {
+            rate,
+            ..Flow::new(from, to)
+        };
+        lab.flow(&flow).expect("a flow")
+    };
+    let (flow, back) = (flow("east-2-a", "west-2-a"), flow("west-2-a", "east-2-a"));
     sleep(Duration::from_millis(1000));
     let next = rotate(&lab, "east-1");
     let until = |what: &str, holds: &dyn Fn() -> bool| {
@@ -379,11 +383,10 @@ fn a_key_is_changed_under_traffic_and_no_datagram_is_lost_also_if_the_process_di
         let report = flow.end().expect("a report");
         println!("{ways}: {report:?}");
         let (udp, tcp) = (&report.udp, &report.tcp);
-        assert!(udp.sent > 10_000, "{udp:?}");
-        // The kernel's device makes a handshake first.
-        if of_process {
-            assert_eq!(udp.lost, 0, "{udp:?}");
-        }
+        assert!(udp.sent > 10 * u64::from(rate), "{udp:?}");
+        // The kernel's device makes a handshake first, and the other side must have seen it: less than a second, however slow the machine.
+        let most = if of_process { 0 } else { u64::from(rate) };
+        assert!(udp.lost <= most, "{udp:?}");
         assert_eq!((tcp.connected, tcp.silent), (4, 0), "{tcp:?}");
         assert!(tcp.broken.is_empty(), "{tcp:?}");
     }

@@ -243,7 +243,7 @@ pub(in crate::gateway) fn reach(
 /// takes over may begin before we hear of it. It sends to the one who carries the traffic only. In the kernel a prefix belongs to one peer.
 ///
 /// A gateway that changes its key is two peers for a while. Ours in this process takes packets from either, and sends to the one whose
-/// session is newer. In the kernel the next key has a session at most, until it counts.
+/// session is newer. In the kernel the prefixes go to the next key as soon as its session is the newer one.
 pub(in crate::gateway) fn tunnels(
     underlays: &BTreeMap<Family, Underlay>,
     remotes: &[Remote<'_>],
@@ -261,6 +261,7 @@ pub(in crate::gateway) fn tunnels(
             endpoint: reach(underlays, remote.endpoint, paths).map(at),
             allowed: subnets(remote),
             accepted: BTreeSet::new(),
+            succeeds: BTreeSet::new(),
             keepalive: WIREGUARD_KEEPALIVE,
         };
         Some((key, peer))
@@ -279,6 +280,7 @@ pub(in crate::gateway) fn tunnels(
                 there.endpoint = there.endpoint.or(peer.endpoint);
                 there.allowed.extend(peer.allowed);
                 there.accepted.extend(peer.accepted);
+                there.succeeds.extend(peer.succeeds);
             }
         }
     };
@@ -286,13 +288,18 @@ pub(in crate::gateway) fn tunnels(
         .iter()
         .flat_map(|(cluster, all)| all.iter().map(move |other| (*cluster, *other)))
     {
-        let current = keys.get(cluster).and_then(|key| key.as_ref().ok());
-        let Some(mut peer) = current.and_then(|key| counting.get(key)).cloned() else {
+        let Some(Ok(current)) = keys.get(cluster) else {
+            continue;
+        };
+        let Some(mut peer) = counting.get(current).cloned() else {
             continue;
         };
         match (own.kernel, other) {
             (false, Beside::Next(_) | Beside::Former(_)) => {}
-            (true, Beside::Next(_)) => peer.allowed.clear(),
+            (true, Beside::Next(_)) => {
+                peer.allowed.clear();
+                peer.succeeds.insert(*current);
+            }
             (true, Beside::Former(_)) => continue,
         }
         add(other.key(), peer);
@@ -306,6 +313,7 @@ pub(in crate::gateway) fn tunnels(
             endpoint: reach(underlays, standby, paths).map(at),
             allowed: BTreeSet::new(),
             accepted: subnets(remote),
+            succeeds: BTreeSet::new(),
             keepalive: WIREGUARD_KEEPALIVE,
         };
         add(key, peer);

@@ -225,6 +225,13 @@ fn in_the_kernel_the_next_key_has_a_session_and_gets_the_prefixes_when_it_counts
     assert_eq!(allowed(1), [(WEST, 1), (WEST_2, 0)]);
     assert_eq!(allowed(2), [(WEST_2, 1)]);
     assert_eq!(allowed(3), [(WEST_2, 1)]);
+    // Or before, if it is heard.
+    let (_, peers) = peers_of(true, &[stages[1].0.clone()]);
+    assert_eq!(peers[&WEST_2].succeeds, [WEST].into());
+    for (kernel, stage) in [(true, 0), (true, 2), (true, 3), (false, 1), (false, 2)] {
+        let (_, peers) = peers_of(kernel, &[stages[stage].0.clone()]);
+        assert!(peers.values().all(|peer| peer.succeeds.is_empty()));
+    }
 }
 
 #[test]
