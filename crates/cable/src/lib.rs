@@ -10,6 +10,7 @@ mod kernel;
 mod keys;
 mod process;
 mod rotation;
+mod stamp;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -37,6 +38,10 @@ pub trait Device: Send + std::fmt::Debug {
     /// Gives it another key to share with all peers, from the next [`keep`](Device::keep) on. Sessions go on; it counts in handshakes.
     fn share(&mut self, preshared: Preshared);
 
+    /// Seconds by which the clock lay before the last handshakes with this key when the device was kept last: peers refuse ours until then, and a
+    /// tunnel comes about only if they begin.
+    fn behind(&self) -> u64;
+
     /// Makes it so at a time in Unix seconds, by the differences only: tunnels that stay don't notice. Returns what had become
     /// of its peers by then.
     ///
@@ -62,12 +67,12 @@ pub enum Error {
     Holder(io::Error),
 }
 
-/// Opens the kernel's device in the calling thread's network namespace.
+/// Opens the kernel's device in the calling thread's network namespace; `state` is the directory of what outlives the process.
 ///
 /// # Errors
 /// If the kernel has no WireGuard.
-pub fn open_kernel(link: &'static str, keys: Keys) -> Result<Box<dyn Device>, Error> {
-    Ok(Box::new(kernel::KernelDevice::open(link, keys)?))
+pub fn open_kernel(link: &'static str, keys: Keys, state: &Path) -> Result<Box<dyn Device>, Error> {
+    Ok(Box::new(kernel::KernelDevice::open(link, keys, state)?))
 }
 
 /// Opens a device in this process. It makes its link in the network namespace of the thread that calls [`Device::keep`]; `state` is the

@@ -1,7 +1,6 @@
 //! A WireGuard device in this process: a TUN device and UDP sockets, and `strait-wg` between them.
 
 mod memory;
-mod stamp;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -18,7 +17,7 @@ use strait_wg::{
 };
 
 use self::memory::Memory;
-use self::stamp::Stamp;
+use crate::stamp::Stamp;
 use crate::{Device, Error, Keys, Preshared, PrivateKey};
 
 /// Queues of the TUN device, and sockets of a family: on two processors one of each carries the most.
@@ -349,6 +348,11 @@ impl Device for ProcessDevice {
 
     fn share(&mut self, preshared: Preshared) {
         self.keys.preshared = preshared;
+    }
+
+    /// Timestamps of handshakes are never before those that were sent.
+    fn behind(&self) -> u64 {
+        0
     }
 
     fn keep(&mut self, wanted: &WireGuard, _now: u64) -> Result<BTreeMap<Key, PeerStatus>, Error> {

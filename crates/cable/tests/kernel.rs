@@ -45,7 +45,11 @@ fn who_starts_with_another_passphrase_changes_that_of_the_peers_that_are_there()
         preshared: other.clone(),
         ..one.keys.clone()
     };
-    one.device = one.ns.run(|| open_kernel(LINK, keys)).unwrap().unwrap();
+    one.device = one
+        .ns
+        .run(|| open_kernel(LINK, keys, one.state.path()))
+        .unwrap()
+        .unwrap();
     one.apply();
     // What is read of it is what makes the difference, and no more than that.
     let shares = |preshared: &Preshared| {

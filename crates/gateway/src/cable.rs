@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use strait_api::names::CABLE_WIREGUARD;
-use strait_cable::{Choice, Device, KeyError, Keys, Kind, PrivateKey, Rotation};
+use strait_cable::{Choice, Device, Keys, Kind, PrivateKey, Rotation, RotationError};
 use strait_core::gateway::{self, Input, KeyStep, Tunnel, Tunnels};
 use strait_daemon::{Heartbeat, Metrics};
 use strait_host::{Key, WireGuard};
@@ -158,7 +158,7 @@ fn try_open(
         preshared: settings.passphrase.preshared().clone(),
     };
     let device = match held.take() {
-        None => strait_cable::open_kernel(CABLE_WIREGUARD, keys)?,
+        None => strait_cable::open_kernel(CABLE_WIREGUARD, keys, &settings.state)?,
         Some(Held {
             holder,
             descriptors,
@@ -282,7 +282,7 @@ impl Keeper {
         self.problem = problem;
     }
 
-    fn try_follow_keys(&mut self, step: Option<KeyStep>) -> Result<(), KeyError> {
+    fn try_follow_keys(&mut self, step: Option<KeyStep>) -> Result<(), RotationError> {
         let mut there = Rotation::read(&self.state)?;
         let next = there.next.as_ref().map(PrivateKey::public);
         // Orders are of a moment ago.
@@ -302,7 +302,11 @@ impl Keeper {
                 there.former = None;
                 tracing::info!(%key, "the former WireGuard key is forgotten");
             }
-            Some(KeyStep::Switch(_) | KeyStep::Forget(_)) | None => {}
+            Some(KeyStep::Ask) if there.next.is_none() && there.former.is_none() => {
+                Rotation::ask(&self.state)?;
+                there = Rotation::read(&self.state)?;
+            }
+            Some(KeyStep::Ask | KeyStep::Switch(_) | KeyStep::Forget(_)) | None => {}
         }
         let next = there.next.map(|next| next.public());
         if let Some(to) = next.filter(|_| next != self.opened.next) {
@@ -324,6 +328,7 @@ impl Keeper {
                 Tunnels {
                     peers: status.into_iter().map(of).collect(),
                     held: self.device.has_link(),
+                    behind: self.device.behind().div_ceil(60),
                     failure: None,
                 }
             }

@@ -105,7 +105,9 @@ fn gateway(ns: Namespace, number: u8, kind: Kind, passphrase: &str) -> Gateway {
     let state = tempfile::tempdir().unwrap();
     let own = keys.clone();
     let opened = match kind {
-        Kind::Kernel => ns.run(|| strait_cable::open_kernel(LINK, own)).unwrap(),
+        Kind::Kernel => ns
+            .run(|| strait_cable::open_kernel(LINK, own, state.path()))
+            .unwrap(),
         Kind::Process => Ok(open_process(LINK, own, state.path(), None, [].into())),
     };
     let device = opened.unwrap_or_else(|e| panic!("{kind:?}: {e}"));
@@ -168,6 +170,15 @@ impl Gateway {
         };
         self.wanted.peers.insert(key, peer);
         self.apply();
+    }
+
+    /// Waits until nobody has its port any more: a child that another test has just forked has all descriptors until its program begins.
+    pub(crate) fn waits_for_its_port(&self) {
+        let begun = Instant::now();
+        while run(&self.ns, "ss -H -l -u -n").contains(":4500 ") {
+            assert!(begun.elapsed() < PATIENCE, "the port is taken");
+            sleep(Duration::from_millis(20));
+        }
     }
 
     /// Whether the other answers in a family.

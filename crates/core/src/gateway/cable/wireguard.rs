@@ -65,6 +65,8 @@ pub struct Tunnels {
     pub peers: BTreeMap<Key, Tunnel>,
     /// Whether this process holds the other end of a TUN device with the cable's name.
     pub held: bool,
+    /// Whole minutes, and the one that is begun, by which the clock lies before the last handshakes: peers refuse ours until then. 0: it does not.
+    pub behind: u64,
     /// Why the device is not as it is wanted.
     pub failure: Option<String>,
 }

@@ -3,7 +3,7 @@
 use strait_api::names::{ANNOTATION_FORMER_KEY, ANNOTATION_NEXT_KEY, BACKEND_PUBLIC_KEY};
 use strait_host::{Key, Peer};
 
-use super::super::rotation::{RETIRING, TELLING};
+use super::super::rotation::{RETIRING, SETTLING, TELLING};
 use super::wireguard::{gateway, peer, status, told};
 use super::*;
 
@@ -347,4 +347,49 @@ fn who_claims_what_another_cluster_is_going_to_have_takes_nothing_from_it_and_is
             }
         }
     }
+}
+
+#[test]
+fn where_the_clock_lies_behind_the_last_handshakes_it_is_named_and_another_key_is_asked_for() {
+    let mut s = gateway();
+    let behind = |minutes| {
+        let tunnels = Tunnels {
+            behind: minutes,
+            ..Tunnels::default()
+        };
+        Input::Tunnels(tunnels)
+    };
+    let named = |s: &State| {
+        let plan = s.plan();
+        let mut all = plan.conditions.into_iter();
+        let one = all.find(|c| c.name == "ClockBehind");
+        one.map(|condition| condition.message)
+    };
+    s.apply(behind(1), at(1));
+    s.apply(Input::Tick, at(1000));
+    assert_eq!((s.plan().key_step, named(&s)), (None, None), "that passes");
+
+    s.apply(behind(60), at(1000));
+    assert!(named(&s).is_some_and(|message| message.contains("60 min")));
+    assert_eq!(s.plan().key_step, None);
+    assert_eq!(s.deadline(), Some(after(SETTLING, 1000)));
+    // It was set right by then.
+    s.apply(behind(0), at(1010));
+    s.apply(Input::Tick, at(1100));
+    assert_eq!((s.plan().key_step, named(&s)), (None, None));
+
+    s.apply(behind(60), at(2000));
+    s.apply(behind(59), after(SETTLING, 1999));
+    assert_eq!(s.plan().key_step, None);
+    s.apply(Input::Tick, after(SETTLING, 2000));
+    assert_eq!(s.plan().key_step, Some(KeyStep::Ask));
+    // Once: then it takes its way.
+    s.apply(device(FIRST, Some(SECOND), None, true), at(2020));
+    assert_eq!(s.plan().key_step, None);
+    write(&mut s, at(2020));
+    s.apply(Input::Tick, after(TELLING, 2020));
+    assert_eq!(s.plan().key_step, Some(KeyStep::Switch(SECOND)));
+    s.apply(device(SECOND, None, Some(FIRST), true), at(2040));
+    s.apply(Input::Tick, at(2041));
+    assert_eq!(s.plan().key_step, None);
 }
