@@ -15,7 +15,7 @@ mod stamp;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use choice::{Choice, Kind};
 pub use keys::{KeyError, Keys, Preshared, PrivateKey};
@@ -65,6 +65,14 @@ pub enum Error {
     /// Who should keep it is gone.
     #[error("who keeps devices over a restart: {0}")]
     Holder(io::Error),
+}
+
+/// Removes what outlives the process: private key, next and former key, and the last handshake's timestamp. Gives the files that were removed, and
+/// those that could not be.
+#[must_use]
+pub fn remove_state(state: &Path) -> (Vec<PathBuf>, Vec<(PathBuf, io::Error)>) {
+    let names = [keys::FILE, rotation::NEXT, rotation::FORMER, stamp::FILE];
+    file::remove(state, &names)
 }
 
 /// Opens the kernel's device in the calling thread's network namespace; `state` is the directory of what outlives the process.

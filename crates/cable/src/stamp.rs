@@ -14,7 +14,7 @@ use strait_wg::Timestamp;
 use crate::file;
 
 /// The file, 12 octets of TAI64N, below the directory for state.
-const FILE: &str = "wireguard.stamp";
+pub(crate) const FILE: &str = "wireguard.stamp";
 /// How far ahead it lies when it is written, in seconds.
 const AHEAD: u64 = 10;
 /// It is written anew when timestamps come as close as this, in seconds.
