@@ -10,11 +10,12 @@ mod kernel;
 mod keys;
 mod process;
 mod rotation;
+mod stamp;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use choice::{Choice, Kind};
 pub use keys::{KeyError, Keys, Preshared, PrivateKey};
@@ -33,6 +34,13 @@ pub trait Device: Send + std::fmt::Debug {
     /// Gives it another private key, from the next [`keep`](Device::keep) on. Sessions of the one before live on in this process's device; the
     /// kernel's makes new ones.
     fn rekey(&mut self, private: PrivateKey);
+
+    /// Gives it another key to share with all peers, from the next [`keep`](Device::keep) on. Sessions go on; it counts in handshakes.
+    fn share(&mut self, preshared: Preshared);
+
+    /// Seconds by which the clock lay before the last handshakes with this key when the device was kept last: peers refuse ours until then, and a
+    /// tunnel comes about only if they begin.
+    fn behind(&self) -> u64;
 
     /// Makes it so at a time in Unix seconds, by the differences only: tunnels that stay don't notice. Returns what had become
     /// of its peers by then.
@@ -59,12 +67,20 @@ pub enum Error {
     Holder(io::Error),
 }
 
-/// Opens the kernel's device in the calling thread's network namespace.
+/// Removes what outlives the process: private key, next and former key, and the last handshake's timestamp. Gives the files that were removed, and
+/// those that could not be.
+#[must_use]
+pub fn remove_state(state: &Path) -> (Vec<PathBuf>, Vec<(PathBuf, io::Error)>) {
+    let names = [keys::FILE, rotation::NEXT, rotation::FORMER, stamp::FILE];
+    file::remove(state, &names)
+}
+
+/// Opens the kernel's device in the calling thread's network namespace; `state` is the directory of what outlives the process.
 ///
 /// # Errors
 /// If the kernel has no WireGuard.
-pub fn open_kernel(link: &'static str, keys: Keys) -> Result<Box<dyn Device>, Error> {
-    Ok(Box::new(kernel::KernelDevice::open(link, keys)?))
+pub fn open_kernel(link: &'static str, keys: Keys, state: &Path) -> Result<Box<dyn Device>, Error> {
+    Ok(Box::new(kernel::KernelDevice::open(link, keys, state)?))
 }
 
 /// Opens a device in this process. It makes its link in the network namespace of the thread that calls [`Device::keep`]; `state` is the

@@ -1,7 +1,6 @@
 //! A WireGuard device in this process: a TUN device and UDP sockets, and `strait-wg` between them.
 
 mod memory;
-mod stamp;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -18,8 +17,8 @@ use strait_wg::{
 };
 
 use self::memory::Memory;
-use self::stamp::Stamp;
-use crate::{Device, Error, Keys, PrivateKey};
+use crate::stamp::Stamp;
+use crate::{Device, Error, Keys, Preshared, PrivateKey};
 
 /// Queues of the TUN device, and sockets of a family: on two processors one of each carries the most.
 const MOST_LANES: usize = 4;
@@ -65,6 +64,8 @@ struct Running {
     has: WireGuard,
     /// Its public key.
     key: Key,
+    /// What it shares with its peers.
+    preshared: Preshared,
 }
 
 impl fmt::Debug for Running {
@@ -195,6 +196,7 @@ impl ProcessDevice {
             served,
             has: wanted.clone(),
             key: self.keys.private.public(),
+            preshared: self.keys.preshared.clone(),
         });
         Ok(())
     }
@@ -273,11 +275,11 @@ impl ProcessDevice {
             None => self.begin(wanted)?,
         }
         let config = self.config(wanted);
-        let key = self.keys.private.public();
+        let (key, preshared) = (self.keys.private.public(), &self.keys.preshared);
         let Some(running) = &mut self.running else {
             return Ok(BTreeMap::new());
         };
-        if running.has != *wanted || running.key != key {
+        if running.has != *wanted || running.key != key || running.preshared != *preshared {
             running.served.set_mtu(mtu(wanted));
             if let Err(error) = running.served.configure(config) {
                 self.running = None;
@@ -285,6 +287,7 @@ impl ProcessDevice {
             }
             running.has = wanted.clone();
             running.key = key;
+            running.preshared = preshared.clone();
         }
         if let Some(stamp) = running.served.timestamp_floor() {
             self.stamp.sent(stamp);
@@ -341,6 +344,15 @@ impl Device for ProcessDevice {
 
     fn rekey(&mut self, private: PrivateKey) {
         self.keys.private = private;
+    }
+
+    fn share(&mut self, preshared: Preshared) {
+        self.keys.preshared = preshared;
+    }
+
+    /// Timestamps of handshakes are never before those that were sent.
+    fn behind(&self) -> u64 {
+        0
     }
 
     fn keep(&mut self, wanted: &WireGuard, _now: u64) -> Result<BTreeMap<Key, PeerStatus>, Error> {

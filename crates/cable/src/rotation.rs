@@ -12,8 +12,8 @@ use strait_host::Key;
 use crate::file;
 use crate::keys::{FILE, KeyError, PrivateKey};
 
-const NEXT: &str = "wireguard.key.next";
-const FORMER: &str = "wireguard.key.former";
+pub(crate) const NEXT: &str = "wireguard.key.next";
+pub(crate) const FORMER: &str = "wireguard.key.former";
 /// Octets of a file with a public key: base64 and a line's end.
 const LONGEST: u64 = 45;
 

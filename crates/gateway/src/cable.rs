@@ -1,25 +1,31 @@
 //! The WireGuard cable's device: opened, kept as it is wanted, and asked what became of its tunnels.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
 use strait_api::names::CABLE_WIREGUARD;
-use strait_cable::{Choice, Device, KeyError, Keys, Kind, Preshared, PrivateKey, Rotation};
+use strait_cable::{Choice, Device, Keys, Kind, PrivateKey, Rotation, RotationError};
 use strait_core::gateway::{self, Input, KeyStep, Tunnel, Tunnels};
 use strait_daemon::{Heartbeat, Metrics};
-use strait_host::WireGuard;
+use strait_host::{Key, WireGuard};
 use tokio::runtime;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::gauges::Gauges;
 use crate::held::Held;
+use crate::passphrase::Passphrase;
 
 /// How often the device is looked at when nothing is to be changed.
 const LOOK: Duration = Duration::from_secs(1);
 /// A change that failed is tried again after this.
 const RETRY: Duration = Duration::from_millis(100);
+/// How often while other gateways change their keys: what they send by the next one is lost until a kernel's device lets them.
+const QUICK: Duration = Duration::from_millis(20);
+/// For so long after a next key was told of. It counts 10 s later, unless that gateway is cut off.
+const QUICK_LASTS: Duration = Duration::from_secs(60);
 /// The longest pause between two tries to open the device.
 const LONGEST: Duration = Duration::from_secs(30);
 
@@ -28,8 +34,8 @@ const LONGEST: Duration = Duration::from_secs(30);
 pub struct Settings {
     /// The directory in which the private key is kept.
     pub state: PathBuf,
-    /// The key that the clusterset shares.
-    pub preshared: Preshared,
+    /// What the clusterset shares.
+    pub passphrase: Passphrase,
     /// Whose device is asked for.
     pub choice: Choice,
 }
@@ -70,12 +76,14 @@ impl Cable {
                 device,
                 opened,
                 state: settings.state,
+                passphrase: settings.passphrase,
                 problem: None,
                 heart,
                 metrics,
                 gauges,
                 inputs,
                 told: None,
+                successors: Successors::default(),
             };
             keeper.run(orders).await;
         };
@@ -147,10 +155,10 @@ fn try_open(
     let rotation = Rotation::read(&settings.state).ok();
     let keys = Keys {
         private,
-        preshared: settings.preshared.clone(),
+        preshared: settings.passphrase.preshared().clone(),
     };
     let device = match held.take() {
-        None => strait_cable::open_kernel(CABLE_WIREGUARD, keys)?,
+        None => strait_cable::open_kernel(CABLE_WIREGUARD, keys, &settings.state)?,
         Some(Held {
             holder,
             descriptors,
@@ -175,11 +183,34 @@ fn try_open(
     Ok((device, opened))
 }
 
+/// Keys that other gateways are going to have, and since when nothing changed of them.
+#[derive(Default)]
+struct Successors {
+    keys: BTreeSet<Key>,
+    since: Option<Instant>,
+}
+
+impl Successors {
+    /// Whether one of them may count any moment.
+    fn are_near(&mut self, wanted: &WireGuard, now: Instant) -> bool {
+        let peers = wanted.peers.iter();
+        let keys = peers.filter(|(_, peer)| !peer.succeeds.is_empty());
+        let keys: BTreeSet<Key> = keys.map(|(key, _)| *key).collect();
+        if keys != self.keys {
+            self.keys = keys;
+            self.since = Some(now);
+        }
+        let is_new = |since| now.duration_since(since) < QUICK_LASTS;
+        !self.keys.is_empty() && self.since.is_some_and(is_new)
+    }
+}
+
 struct Keeper {
     device: Box<dyn Device>,
     /// What was told of it.
     opened: gateway::Device,
     state: PathBuf,
+    passphrase: Passphrase,
     /// Why the key can't be changed.
     problem: Option<String>,
     heart: Heartbeat,
@@ -187,6 +218,7 @@ struct Keeper {
     gauges: Gauges,
     inputs: mpsc::Sender<Input>,
     told: Option<Tunnels>,
+    successors: Successors,
 }
 
 impl Keeper {
@@ -203,6 +235,9 @@ impl Keeper {
             let Orders { tunnels, key } = orders.borrow_and_update().clone();
             let before = self.opened;
             self.follow_keys(key);
+            if let Some(preshared) = self.passphrase.look() {
+                self.device.share(preshared);
+            }
             let known = self.opened == before;
             if !known
                 && self
@@ -218,12 +253,15 @@ impl Keeper {
                 continue;
             };
             let tunnels = self.keep(&wanted);
+            let now = Instant::now();
             let pause = if tunnels.failure.is_some() {
                 RETRY
+            } else if self.successors.are_near(&wanted, now) {
+                QUICK
             } else {
                 LOOK
             };
-            look = Instant::now() + pause;
+            look = now + pause;
             if self.told.as_ref() != Some(&tunnels) {
                 self.told = Some(tunnels.clone());
                 if self.inputs.send(Input::Tunnels(tunnels)).await.is_err() {
@@ -244,7 +282,7 @@ impl Keeper {
         self.problem = problem;
     }
 
-    fn try_follow_keys(&mut self, step: Option<KeyStep>) -> Result<(), KeyError> {
+    fn try_follow_keys(&mut self, step: Option<KeyStep>) -> Result<(), RotationError> {
         let mut there = Rotation::read(&self.state)?;
         let next = there.next.as_ref().map(PrivateKey::public);
         // Orders are of a moment ago.
@@ -264,7 +302,11 @@ impl Keeper {
                 there.former = None;
                 tracing::info!(%key, "the former WireGuard key is forgotten");
             }
-            Some(KeyStep::Switch(_) | KeyStep::Forget(_)) | None => {}
+            Some(KeyStep::Ask) if there.next.is_none() && there.former.is_none() => {
+                Rotation::ask(&self.state)?;
+                there = Rotation::read(&self.state)?;
+            }
+            Some(KeyStep::Ask | KeyStep::Switch(_) | KeyStep::Forget(_)) | None => {}
         }
         let next = there.next.map(|next| next.public());
         if let Some(to) = next.filter(|_| next != self.opened.next) {
@@ -286,6 +328,7 @@ impl Keeper {
                 Tunnels {
                     peers: status.into_iter().map(of).collect(),
                     held: self.device.has_link(),
+                    behind: self.device.behind().div_ceil(60),
                     failure: None,
                 }
             }

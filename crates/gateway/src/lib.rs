@@ -9,6 +9,7 @@ mod gauges;
 mod held;
 mod inputs;
 mod notes;
+pub mod passphrase;
 mod pod;
 mod public;
 #[cfg(test)]

@@ -2,13 +2,11 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use strait_cable::{Choice, Preshared};
+use strait_cable::Choice;
 use strait_core::gateway::election;
 use strait_core::{Driver, gateway};
 use strait_daemon::hello::{HELLO, HelloSettings};
@@ -18,7 +16,8 @@ use strait_daemon::ping::{HEALTH, HealthSettings};
 use strait_daemon::settings::{Noted, command as settings_command, go_bool};
 use strait_daemon::{Setting, Settings, SettingsError, http, logs};
 
-use crate::cable;
+use crate::passphrase::Passphrase;
+use crate::{cable, passphrase};
 
 /// What `SUBMARINER_HEALTHCHECKINTERVAL` counts here.
 const HEALTH_UNIT: Duration = Duration::from_secs(1);
@@ -66,8 +65,8 @@ pub static TABLE: [Setting; 35] = [
     .secret(),
     Setting::new(
         "CE_IPSEC_PSKSECRET",
-        "Name of the mounted Secret that holds it, below /var/run/secrets/submariner.io; goes before CE_IPSEC_PSK",
-        "the name of a Secret with the key psk",
+        "Where the passphrase is kept, which is read anew when it changes; goes before CE_IPSEC_PSK",
+        "the name of a Secret with the key psk that is mounted below /var/run/secrets/submariner.io, or the path of a directory with that file",
     ),
     Setting::new(
         "SUBMARINER_NATENABLED",
@@ -198,8 +197,8 @@ impl Configuration {
         let driver = s.parse("SUBMARINER_CABLEDRIVER", str::parse::<Driver>);
         let state = s.parse("STRAIT_STATE_DIR", str::parse::<PathBuf>);
         let choice = s.parse("STRAIT_WIREGUARD", str::parse::<Choice>);
-        let preshared = match &driver {
-            Ok(Driver::WireGuard) => preshared(&mut s).map(Some),
+        let passphrase = match &driver {
+            Ok(Driver::WireGuard) => passphrase(&mut s).map(Some),
             _ => Ok(None),
         };
         let nat_enabled = s.bool("SUBMARINER_NATENABLED");
@@ -216,9 +215,9 @@ impl Configuration {
         s.log();
         s.finish(|| {
             let (state, choice) = (state?, choice?);
-            let cable = preshared?.map(|preshared| cable::Settings {
+            let cable = passphrase?.map(|passphrase| cable::Settings {
                 state,
-                preshared,
+                passphrase,
                 choice,
             });
             let (member, broker, health) = (member?, broker?, health?);
@@ -301,30 +300,14 @@ fn random() -> String {
     format!("{:016x}{:016x}", bits(), bits())
 }
 
-/// Where the operator mounts Secrets (upstream `pkg/psk`).
-const SECRETS: &str = "/var/run/secrets/submariner.io";
-
-/// The key that the clusterset shares. Upstream takes the octets of a Secret as base64 text, which is what a literal holds.
-fn preshared(s: &mut Settings) -> Result<Preshared, Noted> {
-    if let Some(name) = s.optional_text("CE_IPSEC_PSKSECRET")? {
-        let path = Path::new(SECRETS).join(&name).join("psk");
-        if name.contains('/') || name.starts_with('.') {
-            return Err(s.note("CE_IPSEC_PSKSECRET", "is no name of a Secret"));
-        }
-        return match std::fs::read(&path) {
-            Ok(octets) if octets.is_empty() => Err(s.note(
-                "CE_IPSEC_PSKSECRET",
-                &format!("{} is empty", path.display()),
-            )),
-            Ok(octets) => Ok(Preshared::of(&STANDARD.encode(octets))),
-            Err(error) => {
-                let problem = format!("{} can't be read: {error}", path.display());
-                Err(s.note("CE_IPSEC_PSKSECRET", &problem))
-            }
-        };
+/// The passphrase that the clusterset shares: in a Secret, or said.
+fn passphrase(s: &mut Settings) -> Result<Passphrase, Noted> {
+    let name = "CE_IPSEC_PSKSECRET";
+    if let Some(directory) = s.optional(name, passphrase::directory)? {
+        return Passphrase::within(&directory).map_err(|why| s.note(name, &why));
     }
     match s.secret("CE_IPSEC_PSK")? {
-        Some(secret) => Ok(Preshared::of(secret.expose())),
+        Some(secret) => Ok(Passphrase::of(secret.expose())),
         None => Err(s.note(
             "CE_IPSEC_PSK",
             "is not set (nor is CE_IPSEC_PSKSECRET), and WireGuard needs it",

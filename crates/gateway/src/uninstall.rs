@@ -8,6 +8,7 @@ use clap::ArgMatches;
 use kube::Client;
 use strait_api::names::{GATEWAY_LEASE, HELLO_SECRET, NAMESPACE};
 use strait_api::{ClusterId, Kind, Object, ObjectKey, valid_name};
+use strait_cable::remove_state;
 use strait_core::gateway::{other_gateways, owner, uninstalled};
 use strait_daemon::hello::remove_secret;
 use strait_daemon::kube::{Access, BrokerSettings, broker_client, cluster_client};
@@ -17,7 +18,7 @@ use strait_daemon::objects::{delete, list};
 use strait_daemon::{Settings, lease, logs, uninstall};
 use tokio::time::timeout;
 
-use crate::settings::TABLE;
+use crate::settings::{TABLE, state_directory};
 
 /// How long an API server may take: the node itself is clean by then.
 const API_PATIENCE: Duration = Duration::from_secs(2);
@@ -43,12 +44,13 @@ pub(crate) async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
         !matches!(lock, Ok(None)),
         "a gateway still runs on this node: end it first"
     );
-    let (done, outcome) = uninstall::clean(owner(), |_| BTreeMap::new()).await;
+    let (mut done, outcome) = uninstall::clean(owner(), |_| BTreeMap::new()).await;
+    let files = remove_files(matches, &mut done);
     let mut out = std::io::stdout().lock();
     for line in &done {
         writeln!(out, "{line}")?;
     }
-    if done.is_empty() && outcome.is_ok() {
+    if done.is_empty() && outcome.is_ok() && files.is_ok() {
         writeln!(out, "nothing of the gateway was on this node")?;
     }
     // The cluster knows which objects on the broker are its own, if another has its id, and whether another gateway keeps them.
@@ -62,6 +64,21 @@ pub(crate) async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
         writeln!(out, "{line}")?;
     }
     outcome?;
+    files
+}
+
+/// Removes the keys of a WireGuard cable and what else outlives the process; a line for each file.
+fn remove_files(matches: &ArgMatches, done: &mut Vec<String>) -> anyhow::Result<()> {
+    let (removed, left) = remove_state(&state_directory(matches)?);
+    let removed = removed
+        .iter()
+        .map(|path| format!("removed {}", path.display()));
+    done.extend(removed);
+    let left = left
+        .iter()
+        .map(|(path, why)| format!("{}: {why}", path.display()));
+    let left: Vec<String> = left.collect();
+    anyhow::ensure!(left.is_empty(), "not removed: {}", left.join("; "));
     Ok(())
 }
 

@@ -85,6 +85,10 @@ pub struct Peer {
     /// the kernel a prefix belongs to one peer.
     #[serde(default)]
     pub accepted: BTreeSet<IpNet>,
+    /// Peers whose prefixes go to this one as soon as its session is newer than theirs: it is the same gateway, which changes its key. For a
+    /// device in the kernel, where a prefix belongs to one peer.
+    #[serde(default)]
+    pub succeeds: BTreeSet<Key>,
     /// Seconds between two packets that keep the way open; 0 for never.
     pub keepalive: u16,
 }
@@ -134,6 +138,8 @@ pub struct DevicePeer {
     pub allowed: BTreeSet<IpNet>,
     /// Seconds between two packets that keep the way open; 0 for never.
     pub keepalive: u16,
+    /// Whether its preshared key is the one that whoever read the device has: the key itself is not kept here.
+    pub shares: bool,
     /// What became of it.
     pub status: PeerStatus,
 }
@@ -154,7 +160,7 @@ const CROSSED: u64 = 2;
 /// One change of a device's peers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// A peer is to be there, with these.
+    /// A peer is to be there, with these, and with the preshared key of whoever takes the step.
     Set {
         /// Its public key.
         key: Key,
@@ -191,7 +197,8 @@ impl Device {
                 steps.push(Step::Remove(*key));
             }
         }
-        for (key, peer) in &wanted.peers {
+        let peers = self.succeeded(wanted);
+        for (key, peer) in &peers {
             let known = have.get(key);
             let place = match (known, told.get(key)) {
                 (Some(_), Some(told)) => peer.endpoint.filter(|_| told.endpoint != peer.endpoint),
@@ -209,7 +216,7 @@ impl Device {
                 Some(known) => peer.allowed.difference(&known.allowed).copied().collect(),
                 None => peer.allowed.clone(),
             };
-            let same = known.is_some_and(|known| known.keepalive == peer.keepalive);
+            let same = known.is_some_and(|known| known.shares && known.keepalive == peer.keepalive);
             if same && place.is_none() && gained.is_empty() {
                 continue;
             }
@@ -230,7 +237,7 @@ impl Device {
                 }
             }
         }
-        for (key, peer) in &wanted.peers {
+        for (key, peer) in &peers {
             let known = have.get(key);
             if known.is_some_and(|known| !known.allowed.is_subset(&peer.allowed)) {
                 steps.push(Step::Set {
@@ -255,6 +262,26 @@ impl Device {
         let unanswered = peer.status.handshake.is_none() && peer.status.received > 0;
         let first = self.public_key.is_some_and(|own| own < *key);
         unanswered && first && told.since + CROSSED <= now
+    }
+
+    /// The peers that are wanted, with the prefixes of those whose successors have the newer session. Handshakes are told in seconds: of two in
+    /// one second the successor's counts.
+    fn succeeded(&self, wanted: &WireGuard) -> BTreeMap<Key, Peer> {
+        let mut peers = wanted.peers.clone();
+        let handshake = |key: &Key| self.peers.get(key)?.status.handshake;
+        for (key, successor) in &wanted.peers {
+            for before in &successor.succeeds {
+                if handshake(key).is_none() || handshake(key) < handshake(before) {
+                    continue;
+                }
+                let left = peers.get_mut(before);
+                let left = left.map(|peer| std::mem::take(&mut peer.allowed));
+                if let Some(peer) = peers.get_mut(key) {
+                    peer.allowed.extend(left.unwrap_or_default());
+                }
+            }
+        }
+        peers
     }
 }
 
@@ -297,6 +324,7 @@ mod tests {
                 }
                 peer.allowed.extend(allowed);
                 peer.keepalive = *keepalive;
+                peer.shares = true;
                 peer.status.endpoint = endpoint.or(peer.status.endpoint);
             }
         }
@@ -314,6 +342,7 @@ mod tests {
                     .filter(|net| taken.insert(*net))
                     .collect(),
                 accepted: BTreeSet::new(),
+                succeeds: BTreeSet::new(),
                 keepalive: *keepalive,
             };
             (key(*n), peer)
@@ -324,12 +353,19 @@ mod tests {
         }
     }
 
+    fn told(wanted: &WireGuard, since: u64) -> BTreeMap<Key, Told> {
+        let told = |(key, peer): (&Key, &Peer)| {
+            let endpoint = peer.endpoint;
+            (*key, Told { endpoint, since })
+        };
+        wanted.peers.iter().map(told).collect()
+    }
+
     proptest! {
         #[test]
         fn steps_lead_to_what_is_wanted_and_then_there_are_none(before in peers(), after in peers()) {
             let (before, after) = (wanted(&before), wanted(&after));
             let mut device = Device::default();
-            let told = |w: &WireGuard| w.peers.iter().map(|(k, p)| (*k, Told { endpoint: p.endpoint, since: 1000 })).collect();
             for step in device.steps(&before, &BTreeMap::new(), 1000) {
                 take(&mut device, &step);
             }
@@ -337,15 +373,15 @@ mod tests {
                 .flat_map(|(k, p)| p.allowed.iter().map(|net| (*k, *net)))
                 .filter(|(k, net)| after.peers.get(k).is_some_and(|p| p.allowed.contains(net)))
                 .collect();
-            for step in device.steps(&after, &told(&before), 1000) {
+            for step in device.steps(&after, &told(&before, 1000), 1000) {
                 take(&mut device, &step);
                 prop_assert!(kept.iter().all(|(k, net)| device.peers[k].allowed.contains(net)));
             }
             let have: BTreeMap<Key, Peer> = device.peers.iter().map(|(k, p)| (*k, Peer {
-                endpoint: p.status.endpoint, allowed: p.allowed.clone(), accepted: BTreeSet::new(), keepalive: p.keepalive,
+                endpoint: p.status.endpoint, allowed: p.allowed.clone(), accepted: BTreeSet::new(), succeeds: BTreeSet::new(), keepalive: p.keepalive,
             })).collect();
             prop_assert_eq!(have, after.peers.clone());
-            prop_assert_eq!(device.steps(&after, &told(&after), 1000), vec![]);
+            prop_assert_eq!(device.steps(&after, &told(&after, 1000), 1000), vec![]);
         }
     }
 
@@ -356,12 +392,14 @@ mod tests {
             endpoint: Some("192.0.2.1:4500".parse().unwrap()),
             allowed: BTreeSet::new(),
             accepted: BTreeSet::new(),
+            succeeds: BTreeSet::new(),
             keepalive: 10,
         };
         want.peers.insert(key(1), peer);
         let mut device = Device::default();
         let roamed = DevicePeer {
             keepalive: 10,
+            shares: true,
             status: PeerStatus {
                 endpoint: Some("192.0.2.9:1234".parse().unwrap()),
                 handshake: Some(1000),
@@ -387,6 +425,7 @@ mod tests {
             endpoint: Some("192.0.2.1:4500".parse().unwrap()),
             allowed: BTreeSet::from(["10.1.0.0/16".parse().unwrap()]),
             accepted: BTreeSet::new(),
+            succeeds: BTreeSet::new(),
             keepalive: 10,
         };
         let want = WireGuard {
@@ -398,6 +437,7 @@ mod tests {
             let there = DevicePeer {
                 allowed: peer.allowed.clone(),
                 keepalive: 10,
+                shares: true,
                 status: PeerStatus {
                     endpoint: heard_at,
                     handshake,
@@ -435,6 +475,63 @@ mod tests {
         assert_eq!(session.steps(&want, &told, 1002), vec![]);
         let anew = device(1, 148, None).steps(&want, &BTreeMap::new(), 1002);
         assert!(!anew.contains(&Step::Remove(key(5))), "{anew:?}");
+    }
+
+    #[test]
+    fn who_has_another_preshared_key_gets_ours_and_keeps_all_else() {
+        let want = wanted(&[(1, ([].into(), 1, 1)), (2, ([].into(), 1, 2))].into());
+        let told = told(&want, 1000);
+        let mut device = Device::default();
+        for step in device.steps(&want, &BTreeMap::new(), 1000) {
+            take(&mut device, &step);
+        }
+        device.peers.entry(key(2)).or_default().shares = false;
+        let steps = device.steps(&want, &told, 1000);
+        let only = Step::Set {
+            key: key(2),
+            endpoint: None,
+            keepalive: 1,
+            allowed: BTreeSet::new(),
+            exactly: false,
+        };
+        assert_eq!(steps, [only]);
+        take(&mut device, &steps[0]);
+        assert_eq!(device.steps(&want, &told, 1000), vec![]);
+    }
+
+    #[test]
+    fn prefixes_go_to_whom_a_peer_becomes_when_he_is_heard_and_back_if_he_is_not_any_more() {
+        let net: IpNet = "10.2.0.0/16".parse().unwrap();
+        let mut want = wanted(&[(1, ([net].into(), 1, 1)), (2, ([].into(), 1, 1))].into());
+        want.peers.get_mut(&key(2)).unwrap().succeeds = [key(1), key(3)].into();
+        let told = told(&want, 1000);
+        let mut device = Device::default();
+        let mut holder = |first: Option<u64>, second: Option<u64>| {
+            for (number, at) in [(1, first), (2, second)] {
+                device
+                    .peers
+                    .entry(key(number))
+                    .or_default()
+                    .status
+                    .handshake = at;
+            }
+            let steps = device.steps(&want, &told, 1000);
+            let several = steps.len();
+            for step in steps {
+                take(&mut device, &step);
+            }
+            assert_eq!(device.steps(&want, &told, 1000), vec![]);
+            let has = |n| device.peers[&key(n)].allowed.contains(&net);
+            assert!(has(1) != has(2));
+            (if has(1) { 1 } else { 2 }, several)
+        };
+        assert_eq!(holder(None, None).0, 1);
+        assert_eq!(holder(Some(900), None), (1, 0));
+        // By one step, so that it is never nobody's.
+        assert_eq!(holder(Some(900), Some(900)), (2, 1));
+        assert_eq!(holder(Some(900), Some(990)), (2, 0));
+        assert_eq!(holder(Some(995), Some(990)), (1, 1));
+        assert_eq!(holder(None, Some(990)), (2, 1));
     }
 
     #[test]

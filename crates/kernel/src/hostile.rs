@@ -45,7 +45,11 @@ fn decode(kind: u16, flags: u16, body: Vec<u8>) {
     }
     let _ = conntrack::decode(&message);
     let _ = tcp::decode(&message);
-    wireguard::decode(&message, &mut strait_host::wireguard::Device::default());
+    wireguard::decode(
+        &message,
+        &[7; 32],
+        &mut strait_host::wireguard::Device::default(),
+    );
     nft::decode_anything(Attrs(&message.body));
 }
 

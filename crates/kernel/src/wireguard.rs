@@ -76,11 +76,11 @@ impl Wireguard {
         }
     }
 
-    /// Reads a device.
+    /// Reads a device; of its peers' preshared keys, whether they are this one.
     ///
     /// # Errors
     /// [`Error::NoLink`] if there is none of this name, else what the kernel says.
-    pub fn read(&mut self, link: &str) -> Result<Device, Error> {
+    pub fn read(&mut self, link: &str, preshared: &[u8; 32]) -> Result<Device, Error> {
         let mut request = self.request(GET_DEVICE);
         request.text(IF_NAME, link);
         let mut device = Device::default();
@@ -90,7 +90,7 @@ impl Wireguard {
             .dump(&request, "WireGuard peers")
             .map_err(|error| missing(error, link))?;
         for message in &messages {
-            decode(message, &mut device);
+            decode(message, preshared, &mut device);
         }
         Ok(device)
     }
@@ -254,7 +254,7 @@ fn u64_of(bytes: &[u8]) -> Option<u64> {
 }
 
 /// Adds what a message tells to what is known of a device.
-pub(crate) fn decode(message: &Message, device: &mut Device) {
+pub(crate) fn decode(message: &Message, preshared: &[u8; 32], device: &mut Device) {
     let attrs = message.attrs(FIXED);
     let key = attrs.find(PUBLIC_KEY).and_then(key_of);
     // A private key goes with its public one, and is never kept here.
@@ -267,11 +267,15 @@ pub(crate) fn decode(message: &Message, device: &mut Device) {
             continue;
         };
         let peer = device.peers.entry(key).or_default();
-        decode_peer(attrs, peer);
+        decode_peer(attrs, preshared, peer);
     }
 }
 
-fn decode_peer(attrs: Attrs<'_>, peer: &mut DevicePeer) {
+fn decode_peer(attrs: Attrs<'_>, preshared: &[u8; 32], peer: &mut DevicePeer) {
+    // A message that goes on with a peer's prefixes does not have it again.
+    if let Some(key) = attrs.find(PEER_PRESHARED) {
+        peer.shares = key == preshared;
+    }
     let status = &mut peer.status;
     if let Some(bytes) = attrs.find(PEER_ENDPOINT) {
         status.endpoint = read_socket_address(bytes);

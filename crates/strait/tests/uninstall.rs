@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use common::{binary, joined};
 use serde_json::{Value, json};
-use strait_lab::{Families, Lab, Options, Role};
+use strait_lab::{Cable, Families, Lab, Options, Role};
 
 /// Everything on a node that an agent could have left, as foreign tools show it.
 fn leftovers(lab: &Lab, node: &str) -> Vec<String> {
@@ -422,6 +422,53 @@ fn uninstalling_a_gateway_removes_its_cable_and_what_it_published() {
     }
     lab.wait_until_joined(Duration::from_secs(30))
         .expect("the clusters are joined again");
+}
+
+#[test]
+fn uninstalling_a_gateway_with_wireguard_leaves_no_key_on_the_node_and_says_so() {
+    let lab = joined(
+        "keys",
+        Options {
+            nodes: 2,
+            cable: Cable::Wireguard,
+            ..Options::default()
+        },
+    );
+    let state = "/run/strait-lab/east-1/gateway";
+    let run = |words: &[&str]| lab.exec("east-1", words);
+    let files = || run(&["ls", state]).expect("the directory");
+    let strait = binary().to_str().expect("a path");
+    let rotate = [
+        strait,
+        "gateway",
+        "--rotate-key",
+        "--strait-state-dir",
+        state,
+    ];
+    run(&rotate).expect("another key");
+    run(&["touch", &format!("{state}/theirs")]).expect("touch");
+    lab.kill("east-1", Role::Gateway).expect("it ends");
+    let before = files();
+    for name in ["wireguard.key\n", "wireguard.key.next\n", "theirs\n"] {
+        assert!(before.contains(name), "no {name} in: {before}");
+    }
+    let said = uninstall(&lab, "east-1", Role::Gateway);
+    for name in before.lines().filter(|name| *name != "theirs") {
+        let line = format!("removed {state}/{name}\n");
+        assert!(said.contains(&line), "no '{line}' in: {said}");
+    }
+    assert_eq!(files(), "theirs\n");
+    run(&["rm", &format!("{state}/theirs")]).expect("rm");
+    // It comes back with another key, and goes with the directory.
+    lab.restart("east-1", Role::Gateway).expect("it starts");
+    lab.wait_until_joined(Duration::from_secs(30))
+        .expect("the clusters are joined again");
+    lab.kill("east-1", Role::Gateway).expect("it ends");
+    let said = uninstall(&lab, "east-1", Role::Gateway);
+    assert!(said.contains(&format!("removed {state}\n")), "{said}");
+    assert!(run(&["ls", state]).is_err());
+    let again = uninstall(&lab, "east-1", Role::Gateway);
+    assert_eq!(again, "nothing of the gateway was on this node\n");
 }
 
 const NAMESPACE: &str = "submariner-operator";

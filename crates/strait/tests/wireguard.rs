@@ -270,6 +270,47 @@ fn a_gateway_whose_process_dies_goes_on_at_once_whatever_else_is_away() {
     assert_all_good(&lab, &ways(lab.topology()));
 }
 
+#[test]
+fn another_passphrase_in_the_mounted_secret_counts_on_both_sides_without_a_restart() {
+    let secret = tempfile::tempdir().expect("a directory");
+    let write = |text: &str| {
+        let new = secret.path().join("new");
+        std::fs::write(&new, text).expect("a file");
+        std::fs::rename(&new, secret.path().join("psk")).expect("it is there");
+    };
+    write("passphrase-0");
+    let at = secret.path().to_str().expect("text").to_owned();
+    let options = Options {
+        environment: vec![("CE_IPSEC_PSKSECRET".to_owned(), at)],
+        ..options()
+    };
+    let lab = joined("wgpass", options);
+    let log = |node: &str| {
+        let log = lab.logs().join(format!("{node}-gateway.log"));
+        std::fs::read_to_string(log).expect("a log")
+    };
+    let followed = |node: &str| log(node).matches("passphrase is another").count();
+    for (number, node) in [(1, "east-1"), (2, "west-1")] {
+        write(&format!("passphrase-{number}"));
+        let begun = Instant::now();
+        while ["east-1", "west-1"]
+            .iter()
+            .any(|node| followed(node) < number)
+        {
+            assert!(begun.elapsed() < PATIENCE, "nobody looks");
+            sleep(Duration::from_millis(50));
+        }
+        assert_all_good(&lab, &ways(lab.topology()));
+        // Its sessions end with it, and the other side makes new ones with what it has followed.
+        lab.crash(node, Role::Gateway).expect("it dies");
+        lab.wait_until_joined(PATIENCE).expect("it is joined");
+        assert_all_good(&lab, &ways(lab.topology()));
+    }
+    for node in ["east-1", "west-1"] {
+        assert!(!log(node).contains("passphrase-"), "a secret is in the log");
+    }
+}
+
 /// The public key of a cluster's Endpoint on the broker, and whether it tells of another one, next or former.
 fn published(lab: &Lab, cluster: &str) -> (String, bool, bool) {
     let path = "/apis/submariner.io/v1/endpoints";
@@ -312,12 +353,16 @@ fn a_key_is_changed_under_traffic_and_no_datagram_is_lost_also_if_the_process_di
         .exec("east-1", &["ip", "-d", "link", "show", "submariner"])
         .is_ok_and(|text| text.contains("tun type tun"));
     let (first, ..) = published(&lab, "east");
-    let flow = lab
-        .flow(&Flow::new("east-2-a", "west-2-a"))
-        .expect("a flow");
-    let back = lab
-        .flow(&Flow::new("west-2-a", "east-2-a"))
-        .expect("a flow");
+    // The kernel's runs in emulated guests, which have no time for more.
+    let rate = if of_process { 1000 } else { 100 };
+    let flow = |from: &str, to: &str| {
+        let flow = Flow {
+            rate,
+            ..Flow::new(from, to)
+        };
+        lab.flow(&flow).expect("a flow")
+    };
+    let (flow, back) = (flow("east-2-a", "west-2-a"), flow("west-2-a", "east-2-a"));
     sleep(Duration::from_millis(1000));
     let next = rotate(&lab, "east-1");
     let until = |what: &str, holds: &dyn Fn() -> bool| {
@@ -338,11 +383,10 @@ fn a_key_is_changed_under_traffic_and_no_datagram_is_lost_also_if_the_process_di
         let report = flow.end().expect("a report");
         println!("{ways}: {report:?}");
         let (udp, tcp) = (&report.udp, &report.tcp);
-        assert!(udp.sent > 10_000, "{udp:?}");
-        // The kernel's device makes a handshake first.
-        if of_process {
-            assert_eq!(udp.lost, 0, "{udp:?}");
-        }
+        assert!(udp.sent > 10 * u64::from(rate), "{udp:?}");
+        // The kernel's device makes a handshake first, and the other side must have seen it: less than a second, however slow the machine.
+        let most = if of_process { 0 } else { u64::from(rate) };
+        assert!(udp.lost <= most, "{udp:?}");
         assert_eq!((tcp.connected, tcp.silent), (4, 0), "{tcp:?}");
         assert!(tcp.broken.is_empty(), "{tcp:?}");
     }

@@ -61,6 +61,7 @@ mod tests {
             endpoint: "192.0.2.1:4500".parse().ok(),
             allowed: ["10.2.0.0/16".parse().unwrap(), "fd02::/16".parse().unwrap()].into(),
             accepted: ["10.3.0.0/16".parse().unwrap()].into(),
+            succeeds: [Key([4; 32])].into(),
             keepalive: 10,
         };
         let memory = Memory {

@@ -171,6 +171,7 @@ impl State {
             plan.conditions
                 .push(Condition::degraded("CableFailed", message));
         }
+        plan.conditions.extend(self.clock_condition());
         let keys = wireguard::keys(device, remotes);
         let (beside, unusable) = wireguard::beside(device, &keys, remotes);
         if !unusable.is_empty() {

@@ -1,6 +1,8 @@
 //! A change of our WireGuard key. Peers are told of the next one first; then the device has it, and it is published as the one that
 //! counts; what was the key before is told for as long as sessions of it live.
 //!
+//! One is asked for by a person, or by us where peers refuse handshakes of the one that we have: they are of before the last one that they had.
+//!
 //! Which keys there are is kept with the private ones, so that a restart goes on where it was; only the waiting begins anew.
 
 use std::time::Duration;
@@ -11,6 +13,7 @@ use strait_host::Key;
 
 use super::objects::is_own_on_broker;
 use super::{Device, Standing, State};
+use crate::Condition;
 use crate::time::Time;
 
 /// From when the next key stands on the broker until it counts: peers hear of it in some milliseconds, unless a watch has just broken.
@@ -18,10 +21,17 @@ pub(super) const TELLING: Duration = Duration::from_secs(10);
 /// How long a former key is told of: the 180 s that a session lives (WireGuard's paper, section 6.1), and what may be late.
 pub(super) const RETIRING: Duration = Duration::from_secs(190);
 
+/// For how long a clock may lie behind the last handshakes before another key is asked for: it may be set right soon after a start.
+pub(super) const SETTLING: Duration = Duration::from_secs(15);
+/// Minutes that it may lie behind: sessions that there are live on as long, and peers begin themselves.
+const BEHIND: u64 = 1;
+
 /// What is to become of our keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KeyStep {
+    /// Another one is to be made, for the next.
+    Ask,
     /// The device gets the key with this public one.
     Switch(Key),
     /// This former one is told of no longer.
@@ -33,6 +43,8 @@ pub enum KeyStep {
 pub(super) struct Rotation {
     told: Option<(Key, Time)>,
     former: Option<(Key, Time)>,
+    /// The clock lies behind.
+    behind: Option<Time>,
     now: Time,
 }
 
@@ -46,7 +58,8 @@ impl Rotation {
     pub(super) fn deadline(&self) -> Option<Time> {
         let told = self.told.map(|(_, at)| at + TELLING);
         let former = self.former.map(|(_, at)| at + RETIRING);
-        let all = [told, former].into_iter().flatten();
+        let behind = self.behind.map(|at| at + SETTLING);
+        let all = [told, former, behind].into_iter().flatten();
         all.filter(|at| *at > self.now).min()
     }
 }
@@ -62,7 +75,9 @@ impl State {
         let next = device.and_then(|device| device.next);
         let next = next.filter(|key| self.is_told(*key));
         let former = device.and_then(|device| device.former);
+        let behind = (self.tunnels.behind > BEHIND).then(|| self.rotation.behind.unwrap_or(now));
         self.rotation = Rotation {
+            behind,
             told: Rotation::since(self.rotation.told, next, now),
             former: Rotation::since(self.rotation.former, former, now),
             now,
@@ -84,6 +99,18 @@ impl State {
             && own.any(|entry| says(&entry.object.annotations))
     }
 
+    /// Why peers refuse us.
+    pub(super) fn clock_condition(&self) -> Option<Condition> {
+        let minutes = self.tunnels.behind;
+        let message = || {
+            format!(
+                "the clock lies {minutes} min before the last handshakes of the kernel's WireGuard: other clusters refuse ours until then, and are \
+                 reached only if they begin. Another key is asked for, which counts once the broker has it; set the clock"
+            )
+        };
+        (minutes > BEHIND).then(|| Condition::degraded("ClockBehind", message()))
+    }
+
     /// What is due.
     pub(super) fn key_step(&self) -> Option<KeyStep> {
         let device = self.opened()?;
@@ -101,5 +128,11 @@ impl State {
         switch
             .map(KeyStep::Switch)
             .or_else(|| forget().map(KeyStep::Forget))
+            .or_else(|| {
+                let since = self.rotation.behind?;
+                let due = self.rotation.now >= since + SETTLING;
+                let idle = device.next.is_none() && device.former.is_none();
+                (due && idle).then_some(KeyStep::Ask)
+            })
     }
 }

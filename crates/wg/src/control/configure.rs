@@ -125,6 +125,7 @@ impl Control<'_> {
         });
         let peer = known.peer.clone();
         let moved = wanted.endpoint != known.config.endpoint;
+        let shared = wanted.preshared != known.config.preshared;
         let keepalive = wanted.keepalive;
         if moved && wanted.endpoint.is_some() {
             peer.set_endpoint(wanted.endpoint);
@@ -132,7 +133,7 @@ impl Control<'_> {
         known.config = wanted;
         self.shared
             .tick(&peer, |timers| timers.keep_alive(keepalive, now));
-        moved && peer.current(now, timing.reject_after).is_none()
+        (moved || shared) && peer.current(now, timing.reject_after).is_none()
     }
 
     fn publish(&self) {

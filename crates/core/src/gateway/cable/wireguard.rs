@@ -1,13 +1,15 @@
 //! The WireGuard cable: one device for both families, and a peer for each other cluster.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use strait_api::names::{
-    ANNOTATION_FORMER_KEY, ANNOTATION_NEXT_KEY, BACKEND_PUBLIC_KEY, CABLE_WIREGUARD, LINK_ALIAS,
-    UNDERLAY_MARK, WIREGUARD_KEEPALIVE, WIREGUARD_OVERHEAD_V4, WIREGUARD_OVERHEAD_V6,
+    ANNOTATION_FORMER_KEY, ANNOTATION_NEXT_KEY, ANNOTATION_STANDBYS, BACKEND_PUBLIC_KEY,
+    CABLE_WIREGUARD, LINK_ALIAS, UNDERLAY_MARK, WIREGUARD_KEEPALIVE, WIREGUARD_OVERHEAD_V4,
+    WIREGUARD_OVERHEAD_V6,
 };
 use strait_api::vtep::Vxlan;
 use strait_api::{ClusterId, Endpoint};
@@ -63,6 +65,8 @@ pub struct Tunnels {
     pub peers: BTreeMap<Key, Tunnel>,
     /// Whether this process holds the other end of a TUN device with the cable's name.
     pub held: bool,
+    /// Whole minutes, and the one that is begun, by which the clock lies before the last handshakes: peers refuse ours until then. 0: it does not.
+    pub behind: u64,
     /// Why the device is not as it is wanted.
     pub failure: Option<String>,
 }
@@ -121,18 +125,19 @@ impl Beside {
     }
 }
 
-/// By cluster; and what is said of such keys and can't be used. The keys that count go before all of these, whoever claims them.
+/// By cluster; and what is said of such keys, or of those of standbys, and can't be used, or is said of two clusters. The keys that count go
+/// before all of these, whoever claims them. Of others nobody can say whose they are: each claim holds for its own cluster's prefixes, and
+/// takes nothing from anybody.
 pub(in crate::gateway) fn beside<'a>(
     own: Device,
     keys: &Keys<'a>,
     remotes: &[Remote<'a>],
 ) -> (BTreeMap<&'a ClusterId, Vec<Beside>>, Vec<String>) {
-    let counting = keys.values().filter_map(|key| key.as_ref().ok().copied());
-    let mut taken: BTreeSet<Key> = counting.chain(own.keys()).collect();
+    let mut claims = Claims::new(own, keys);
     let (mut all, mut unusable) = (BTreeMap::<_, Vec<Beside>>::new(), Vec::new());
     for Remote { endpoint, .. } in remotes {
-        let (Some(Ok(current)), Some(others)) =
-            (keys.get(&endpoint.cluster), endpoint.other_keys.as_deref())
+        let (cluster, name) = (&endpoint.cluster, &endpoint.name);
+        let (Some(Ok(current)), Some(others)) = (keys.get(cluster), endpoint.other_keys.as_deref())
         else {
             continue;
         };
@@ -146,20 +151,64 @@ pub(in crate::gateway) fn beside<'a>(
             let why = match text.parse::<Key>() {
                 // Of two copies of an Endpoint the later may be of before.
                 Ok(key) if key == *current => continue,
-                Ok(key) if taken.insert(key) => {
-                    all.entry(&endpoint.cluster).or_default().push(kind(key));
-                    continue;
+                Ok(key) => {
+                    let (usable, why) = claims.claim(cluster, key);
+                    if usable {
+                        all.entry(cluster).or_default().push(kind(key));
+                    }
+                    why
                 }
-                Ok(_) => "is a key that is somebody's already".to_owned(),
-                Err(why) => why.to_string(),
+                Err(why) => Some(why.to_string()),
             };
-            let name = &endpoint.name;
-            unusable.push(format!(
-                "Endpoint {name}: annotation {annotation}: '{text}' {why}"
-            ));
+            let said = |why| format!("Endpoint {name}: annotation {annotation}: '{text}' {why}");
+            unusable.extend(why.map(said));
         }
     }
+    for (remote, standby) in standbys(remotes, Driver::WireGuard) {
+        let (cluster, name) = (&remote.endpoint.cluster, &remote.endpoint.name);
+        let Ok(key) = public_key(standby) else {
+            continue;
+        };
+        let said =
+            |why| format!("Endpoint {name}: annotation {ANNOTATION_STANDBYS}: '{key}' {why}");
+        unusable.extend(claims.claim(cluster, key).1.map(said));
+    }
     (all, unusable)
+}
+
+/// Who says of which keys that they are his.
+struct Claims<'a> {
+    ours: BTreeSet<Key>,
+    counting: BTreeMap<Key, &'a ClusterId>,
+    others: BTreeMap<Key, &'a ClusterId>,
+}
+
+impl<'a> Claims<'a> {
+    fn new(own: Device, keys: &Keys<'a>) -> Self {
+        let counting = |(cluster, key): (&&'a ClusterId, &Result<Key, String>)| {
+            Some((*key.as_ref().ok()?, *cluster))
+        };
+        Self {
+            ours: own.keys().collect(),
+            counting: keys.iter().filter_map(counting).collect(),
+            others: BTreeMap::new(),
+        }
+    }
+
+    /// Whether a cluster may have such a key, and what is wrong with it.
+    fn claim(&mut self, cluster: &'a ClusterId, key: Key) -> (bool, Option<String>) {
+        if self.ours.contains(&key) {
+            return (false, Some("is a key of this gateway".to_owned()));
+        }
+        match self.counting.get(&key) {
+            Some(other) if *other == cluster => return (true, None),
+            Some(other) => return (false, Some(format!("is the key of cluster {other}"))),
+            None => {}
+        }
+        let first = *self.others.entry(key).or_insert(cluster);
+        let why = || format!("is a key that cluster {first} tells of, too; each is let use it");
+        (true, (first != cluster).then(why))
+    }
 }
 
 fn public_key(endpoint: &Endpoint) -> Result<Key, String> {
@@ -196,7 +245,7 @@ pub(in crate::gateway) fn reach(
 /// takes over may begin before we hear of it. It sends to the one who carries the traffic only. In the kernel a prefix belongs to one peer.
 ///
 /// A gateway that changes its key is two peers for a while. Ours in this process takes packets from either, and sends to the one whose
-/// session is newer. In the kernel the next key has a session at most, until it counts.
+/// session is newer. In the kernel the prefixes go to the next key as soon as its session is the newer one.
 pub(in crate::gateway) fn tunnels(
     underlays: &BTreeMap<Family, Underlay>,
     remotes: &[Remote<'_>],
@@ -214,39 +263,62 @@ pub(in crate::gateway) fn tunnels(
             endpoint: reach(underlays, remote.endpoint, paths).map(at),
             allowed: subnets(remote),
             accepted: BTreeSet::new(),
+            succeeds: BTreeSet::new(),
             keepalive: WIREGUARD_KEEPALIVE,
         };
         Some((key, peer))
     });
-    let mut peers: BTreeMap<Key, Peer> = peers.collect();
+    let counting: BTreeMap<Key, Peer> = peers.collect();
+    let mut peers = counting.clone();
+    // Of those who don't count yet, each brings what is its own cluster's: who claims a key takes nothing from another.
+    let mut add = |key: Key, peer: Peer| {
+        if counting.contains_key(&key) || own.keys().any(|own| own == key) {
+            return;
+        }
+        match peers.entry(key) {
+            Entry::Vacant(free) => drop(free.insert(peer)),
+            Entry::Occupied(mut there) => {
+                let there = there.get_mut();
+                there.endpoint = there.endpoint.or(peer.endpoint);
+                there.allowed.extend(peer.allowed);
+                there.accepted.extend(peer.accepted);
+                there.succeeds.extend(peer.succeeds);
+            }
+        }
+    };
+    for (cluster, other) in beside
+        .iter()
+        .flat_map(|(cluster, all)| all.iter().map(move |other| (*cluster, *other)))
+    {
+        let Some(Ok(current)) = keys.get(cluster) else {
+            continue;
+        };
+        let Some(mut peer) = counting.get(current).cloned() else {
+            continue;
+        };
+        match (own.kernel, other) {
+            (false, Beside::Next(_) | Beside::Former(_)) => {}
+            (true, Beside::Next(_)) => {
+                peer.allowed.clear();
+                peer.succeeds.insert(*current);
+            }
+            (true, Beside::Former(_)) => continue,
+        }
+        add(other.key(), peer);
+    }
     for (remote, standby) in standbys(remotes, Driver::WireGuard) {
         let Ok(key) = public_key(standby) else {
             continue;
         };
         let at = |path: Path| SocketAddr::new(path.ip, standby.udp_port);
-        if own.keys().all(|own| own != key) {
-            peers.entry(key).or_insert_with(|| Peer {
-                endpoint: reach(underlays, standby, paths).map(at),
-                allowed: BTreeSet::new(),
-                accepted: subnets(remote),
-                keepalive: WIREGUARD_KEEPALIVE,
-            });
-        }
-    }
-    for (cluster, other) in beside
-        .iter()
-        .flat_map(|(cluster, all)| all.iter().map(move |other| (*cluster, *other)))
-    {
-        let counting = keys.get(cluster).and_then(|key| key.as_ref().ok());
-        let Some(mut peer) = counting.and_then(|key| peers.get(key)).cloned() else {
-            continue;
+        let peer = Peer {
+            endpoint: reach(underlays, standby, paths).map(at),
+            allowed: BTreeSet::new(),
+            accepted: subnets(remote),
+            succeeds: BTreeSet::new(),
+            keepalive: WIREGUARD_KEEPALIVE,
         };
-        match (own.kernel, other) {
-            (false, Beside::Next(_) | Beside::Former(_)) => {}
-            (true, Beside::Next(_)) => peer.allowed.clear(),
-            (true, Beside::Former(_)) => continue,
-        }
-        peers.entry(other.key()).or_insert(peer);
+        add(key, peer);
     }
     WireGuard {
         port,

@@ -3,7 +3,7 @@
 use strait_api::names::{ANNOTATION_FORMER_KEY, ANNOTATION_NEXT_KEY, BACKEND_PUBLIC_KEY};
 use strait_host::{Key, Peer};
 
-use super::super::rotation::{RETIRING, TELLING};
+use super::super::rotation::{RETIRING, SETTLING, TELLING};
 use super::wireguard::{gateway, peer, status, told};
 use super::*;
 
@@ -225,6 +225,13 @@ fn in_the_kernel_the_next_key_has_a_session_and_gets_the_prefixes_when_it_counts
     assert_eq!(allowed(1), [(WEST, 1), (WEST_2, 0)]);
     assert_eq!(allowed(2), [(WEST_2, 1)]);
     assert_eq!(allowed(3), [(WEST_2, 1)]);
+    // Or before, if it is heard.
+    let (_, peers) = peers_of(true, &[stages[1].0.clone()]);
+    assert_eq!(peers[&WEST_2].succeeds, [WEST].into());
+    for (kernel, stage) in [(true, 0), (true, 2), (true, 3), (false, 1), (false, 2)] {
+        let (_, peers) = peers_of(kernel, &[stages[stage].0.clone()]);
+        assert!(peers.values().all(|peer| peer.succeeds.is_empty()));
+    }
 }
 
 #[test]
@@ -271,4 +278,118 @@ fn keys_that_are_none_or_somebody_elses_are_named_and_nobody_loses_anything() {
     let (s, peers) = peers_of(false, &[west(WEST, Some(&WEST.to_string()), Some(&second))]);
     assert_eq!(peers.len(), 2);
     assert!(s.plan().conditions.iter().all(|c| c.name != "InvalidKey"));
+}
+
+#[test]
+fn who_claims_what_another_cluster_is_going_to_have_takes_nothing_from_it_and_is_named() {
+    let standby_of = |mut entry: Entry<Endpoint>, key: Key| {
+        let spec = strait_api::EndpointSpec {
+            cluster_id: entry.object.labels[strait_api::names::LABEL_CLUSTER_ID].clone(),
+            cable_name: format!("{}-2", entry.object.key.name),
+            hostname: "other".into(),
+            private_ip: "172.30.9.12".into(),
+            backend: "wireguard".into(),
+            backend_config: BTreeMap::from([(BACKEND_PUBLIC_KEY.into(), key.to_string())]),
+            ..strait_api::EndpointSpec::default()
+        };
+        let text = serde_json::to_string(&[strait_api::Standby::of(&spec)]).unwrap();
+        let annotations = &mut entry.object.annotations;
+        annotations.insert(strait_api::names::ANNOTATION_STANDBYS.into(), text);
+        entry.parsed = Endpoint::parse(&entry.object);
+        entry
+    };
+    let thief = |annotation: Option<&str>| {
+        let mut entry = peer("a-thief", Some(&Key([7; 32]).to_string()), "10.3.0.0/16");
+        let text = annotation.map(|name| (name.to_owned(), WEST_2.to_string()));
+        entry.object.annotations.extend(text);
+        entry.parsed = Endpoint::parse(&entry.object);
+        entry
+    };
+    let thieves = [
+        standby_of(thief(None), WEST_2),
+        thief(Some(ANNOTATION_NEXT_KEY)),
+        thief(Some(ANNOTATION_FORMER_KEY)),
+    ];
+    let next = WEST_2.to_string();
+    // What west is going to have: by a change of its key, and when its standby takes over.
+    let victims = [
+        west(WEST, Some(&next), None),
+        west(WEST, None, Some(&next)),
+        standby_of(west(WEST, None, None), WEST_2),
+    ];
+    for victim in &victims {
+        for kernel in [false, true] {
+            let (_, alone) = peers_of(kernel, std::slice::from_ref(victim));
+            for thief in &thieves {
+                let (s, peers) = peers_of(kernel, &[victim.clone(), thief.clone()]);
+                if let Some(mine) = alone.get(&WEST_2) {
+                    let still = &peers[&WEST_2];
+                    assert!(mine.allowed.is_subset(&still.allowed), "{still:?}");
+                    assert!(mine.accepted.is_subset(&still.accepted), "{still:?}");
+                }
+                assert_eq!(peers[&WEST], alone[&WEST]);
+                let plan = s.plan();
+                let named = plan.conditions.iter().find(|c| c.name == "InvalidKey");
+                let message = &named.unwrap().message;
+                assert!(
+                    message.contains("a-thief") && message.contains("west"),
+                    "{message}"
+                );
+            }
+            // When it counts nothing of the claim is left.
+            let counts = west(WEST_2, None, None);
+            let (_, as_it_is) = peers_of(kernel, std::slice::from_ref(&counts));
+            for thief in &thieves {
+                let (s, peers) = peers_of(kernel, &[counts.clone(), thief.clone()]);
+                assert_eq!(peers[&WEST_2], as_it_is[&WEST_2]);
+                let plan = s.plan();
+                assert!(plan.conditions.iter().any(|c| c.name == "InvalidKey"));
+            }
+        }
+    }
+}
+
+#[test]
+fn where_the_clock_lies_behind_the_last_handshakes_it_is_named_and_another_key_is_asked_for() {
+    let mut s = gateway();
+    let behind = |minutes| {
+        let tunnels = Tunnels {
+            behind: minutes,
+            ..Tunnels::default()
+        };
+        Input::Tunnels(tunnels)
+    };
+    let named = |s: &State| {
+        let plan = s.plan();
+        let mut all = plan.conditions.into_iter();
+        let one = all.find(|c| c.name == "ClockBehind");
+        one.map(|condition| condition.message)
+    };
+    s.apply(behind(1), at(1));
+    s.apply(Input::Tick, at(1000));
+    assert_eq!((s.plan().key_step, named(&s)), (None, None), "that passes");
+
+    s.apply(behind(60), at(1000));
+    assert!(named(&s).is_some_and(|message| message.contains("60 min")));
+    assert_eq!(s.plan().key_step, None);
+    assert_eq!(s.deadline(), Some(after(SETTLING, 1000)));
+    // It was set right by then.
+    s.apply(behind(0), at(1010));
+    s.apply(Input::Tick, at(1100));
+    assert_eq!((s.plan().key_step, named(&s)), (None, None));
+
+    s.apply(behind(60), at(2000));
+    s.apply(behind(59), after(SETTLING, 1999));
+    assert_eq!(s.plan().key_step, None);
+    s.apply(Input::Tick, after(SETTLING, 2000));
+    assert_eq!(s.plan().key_step, Some(KeyStep::Ask));
+    // Once: then it takes its way.
+    s.apply(device(FIRST, Some(SECOND), None, true), at(2020));
+    assert_eq!(s.plan().key_step, None);
+    write(&mut s, at(2020));
+    s.apply(Input::Tick, after(TELLING, 2020));
+    assert_eq!(s.plan().key_step, Some(KeyStep::Switch(SECOND)));
+    s.apply(device(SECOND, None, Some(FIRST), true), at(2040));
+    s.apply(Input::Tick, at(2041));
+    assert_eq!(s.plan().key_step, None);
 }

@@ -163,6 +163,7 @@ fn a_peer_gets_its_subnets_and_a_packet_every_ten_seconds() {
         endpoint: Some("172.30.2.11:4500".parse().unwrap()),
         allowed: ["10.2.0.0/16".parse().unwrap()].into(),
         accepted: BTreeSet::new(),
+        succeeds: BTreeSet::new(),
         keepalive: 10,
     };
     let wanted = WireGuard {

@@ -1,18 +1,20 @@
 //! The greatest timestamp that a handshake of ours may have had, kept in a file.
 //!
-//! Peers refuse a handshake whose timestamp is not greater than the last one's, so a clock that was stepped back would lock us out.
+//! Peers refuse a handshake whose timestamp is not greater than the last one's, so a clock that was stepped back would lock us out. A device
+//! in this process never goes back. The kernel takes the clock as it is: there it is noticed, and another key is needed, which peers never heard.
 //! What is written lies some seconds ahead: so it is written seldom, and holds even if this process dies right after a handshake.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
 
 use strait_wg::Timestamp;
 
 use crate::file;
 
 /// The file, 12 octets of TAI64N, below the directory for state.
-const FILE: &str = "wireguard.stamp";
+pub(crate) const FILE: &str = "wireguard.stamp";
 /// How far ahead it lies when it is written, in seconds.
 const AHEAD: u64 = 10;
 /// It is written anew when timestamps come as close as this, in seconds.
@@ -20,7 +22,7 @@ const CLOSE: u64 = 3;
 
 /// The file, and what it holds.
 #[derive(Debug)]
-pub(super) struct Stamp {
+pub(crate) struct Stamp {
     directory: PathBuf,
     written: Option<Timestamp>,
     failed: bool,
@@ -28,7 +30,7 @@ pub(super) struct Stamp {
 
 impl Stamp {
     /// What a predecessor has written. What can't be read is as good as nothing: it matters only after the clock was stepped back.
-    pub(super) fn read(directory: &Path) -> Self {
+    pub(crate) fn read(directory: &Path) -> Self {
         let read = || {
             let mut octets = Vec::new();
             let file = File::open(directory.join(FILE))?;
@@ -52,17 +54,33 @@ impl Stamp {
     }
 
     /// Timestamps are to be greater than this.
-    pub(super) fn floor(&self) -> Option<Timestamp> {
+    pub(crate) fn floor(&self) -> Option<Timestamp> {
         self.written
     }
 
     /// Takes note of the greatest one that was sent. A file that can't be written stops nothing; it is tried again.
-    pub(super) fn sent(&mut self, greatest: Timestamp) {
+    pub(crate) fn sent(&mut self, greatest: Timestamp) {
         let known = Some(greatest) == self.written;
         if known || self.written >= Some(later(greatest, CLOSE)) {
             return;
         }
-        let ahead = later(greatest, AHEAD);
+        self.write(later(greatest, AHEAD));
+    }
+
+    /// Seconds by which a time, in Unix seconds, lies before the last handshakes.
+    pub(crate) fn behind(&self, now: u64) -> u64 {
+        let last = self
+            .written
+            .map_or(0, |written| seconds(written).saturating_sub(AHEAD));
+        last.saturating_sub(seconds(at(now)))
+    }
+
+    /// Forgets what there was: peers know nothing of a new key.
+    pub(crate) fn begin_anew(&mut self, now: u64) {
+        self.write(later(at(now), AHEAD));
+    }
+
+    fn write(&mut self, ahead: Timestamp) {
         match file::replace(&self.directory, FILE, &ahead.0) {
             Ok(()) => {
                 self.written = Some(ahead);
@@ -78,28 +96,48 @@ impl Stamp {
     }
 }
 
-fn later(stamp: Timestamp, seconds: u64) -> Timestamp {
+/// A time in Unix seconds.
+pub(crate) fn at(now: u64) -> Timestamp {
+    let now = UNIX_EPOCH.checked_add(Duration::from_secs(now));
+    Timestamp::after(now.unwrap_or(UNIX_EPOCH), None)
+}
+
+fn seconds(stamp: Timestamp) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = stamp.0;
+    u64::from_be_bytes([a, b, c, d, e, f, g, h])
+}
+
+fn later(stamp: Timestamp, by: u64) -> Timestamp {
     let mut octets = stamp.0;
-    let (high, _) = octets.split_at_mut(8);
-    let mut whole = [0; 8];
-    whole.copy_from_slice(high);
-    high.copy_from_slice(
-        &u64::from_be_bytes(whole)
-            .saturating_add(seconds)
-            .to_be_bytes(),
-    );
+    let later = seconds(stamp).saturating_add(by);
+    octets
+        .split_at_mut(8)
+        .0
+        .copy_from_slice(&later.to_be_bytes());
     Timestamp(octets)
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use std::time::{Duration, SystemTime};
-
     use super::*;
 
-    fn at(seconds: u64) -> Timestamp {
-        Timestamp::after(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds), None)
+    #[test]
+    fn a_clock_that_lies_before_the_last_handshake_is_noticed_until_there_is_another_key() {
+        let base = tempfile::tempdir().unwrap();
+        let mut stamp = Stamp::read(base.path());
+        assert_eq!(stamp.behind(0), 0, "nothing is known");
+        stamp.sent(at(10_000));
+        let read = || Stamp::read(base.path());
+        for (now, behind) in [(10_000, 0), (9_999, 1), (6_400, 3_600), (20_000, 0)] {
+            assert_eq!((stamp.behind(now), read().behind(now)), (behind, behind));
+        }
+        // What is sent meanwhile makes no difference.
+        stamp.sent(at(6_400));
+        assert_eq!(read().behind(6_400), 3_600);
+        stamp.begin_anew(6_400);
+        assert_eq!((stamp.behind(6_400), read().behind(6_400)), (0, 0));
+        assert_eq!(read().behind(6_000), 400);
     }
 
     #[test]
