@@ -5,6 +5,7 @@
 mod accepts;
 mod batch;
 mod chains;
+mod early;
 mod expression;
 mod foreign;
 mod message;
@@ -18,6 +19,7 @@ pub(crate) use batch::commit;
 pub(crate) use chains::{
     named as named_chains, remove as remove_chains, remove_table, tables as named_tables,
 };
+pub(crate) use early::source_checks;
 pub(crate) use foreign::{base_chains, counters};
 pub(crate) use read::list;
 

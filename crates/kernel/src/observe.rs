@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use strait_host::nft::TableId;
-use strait_host::{Host, LinkKind};
+use strait_host::{Family, Host, LinkKind};
 
 use crate::error::Error;
 use crate::socket::Socket;
-use crate::{address, link, neighbour, nft, route, rule, sysctl};
+use crate::{address, legacy, link, neighbour, nft, route, rule, sysctl};
 
 /// Reads everything once.
 pub(crate) fn observe(
@@ -33,6 +33,15 @@ pub(crate) fn observe(
         sysctls: sysctl::list(names.values()),
         nft: nft::list(nf, tables)?,
         filters: nft::list_accepts(nf)?,
+        source_checks: source_checks(nf)?,
         links: links.into_iter().map(|l| (l.name, l.link)).collect(),
     })
+}
+
+/// Reverse-path filters of others, of every kind.
+fn source_checks(nf: &mut Socket) -> Result<BTreeSet<Family>, Error> {
+    let mut all = nft::source_checks(nf)?;
+    let legacy = Family::ALL.into_iter();
+    all.extend(legacy.filter(|family| legacy::checks_sources(*family)));
+    Ok(all)
 }

@@ -21,7 +21,7 @@ use crate::wire::{Attrs, Request, be32_of, text_of};
 const TABLE: &str = "filter";
 const CHAINS: [&str; 2] = ["FORWARD", "INPUT"];
 /// Chains in which network policies are enforced: what they drop stays dropped.
-const POLICIES: [&str; 5] = [
+pub(super) const POLICIES: [&str; 5] = [
     "cali-",
     "CILIUM_",
     "KUBE-NWPLCY",

@@ -416,6 +416,7 @@ impl Kernel {
                     other @ (Statement::Within { .. }
                     | Statement::SnatToMap { .. }
                     | Statement::SetMark(_)
+                    | Statement::SetMarkBits { .. }
                     | Statement::Foreign(_)) => panic!("not in our table so far: {other:?}"),
                 }
             }
