@@ -14,7 +14,7 @@ use crate::nft::message::{
 };
 use crate::nft::{foreign, object};
 use crate::socket::Socket;
-use crate::wire::{Attrs, be32_of, text_of};
+use crate::wire::{Attrs, Message, be32_of, text_of};
 
 /// `NFTA_EXPR_NAME` and `NFTA_EXPR_DATA`.
 const NAME: u16 = 1;
@@ -33,9 +33,12 @@ const CHAINS: usize = 16;
 /// The families in which a chain before routing, or one that it jumps to, asks by which link a packet's source is reached.
 ///
 /// Chains of those who enforce network policies are left out: they ask it of their pods' own links only.
-pub(crate) fn source_checks(socket: &mut Socket) -> Result<BTreeSet<Family>, Error> {
+pub(crate) fn source_checks(
+    socket: &mut Socket,
+    chains: &[Message],
+) -> Result<BTreeSet<Family>, Error> {
     let mut all = BTreeSet::new();
-    for chain in foreign::base_chains(socket)? {
+    for chain in chains.iter().filter_map(foreign::decode) {
         let Some((id, families)) = early(&chain) else {
             continue;
         };
