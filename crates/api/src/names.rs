@@ -103,6 +103,21 @@ pub const TABLE_GATEWAY: u32 = 150;
 pub const UNDERLAY_MARK: u32 = 0x53;
 /// Priority of the rule for [`UNDERLAY_MARK`]: before those of cables.
 pub const RULE_UNDERLAY: u32 = 99;
+/// Bits of a packet's mark in which, between two chains before routing, the link by which it came is written for filters that look for
+/// the way back (`fib saddr . mark . iif`). The bits of kube-proxy (0x4000, 0x8000), Cilium (0x0f00), Calico (0xffff0000) and AWS's
+/// CNI (0x80) are none of them.
+pub const BACK_MASK: u32 = 0x303f;
+/// What stands in those bits, with the link's number in the last four. A single one of the two higher bits is no match: the CNI
+/// project's `portmap` uses 0x2000 by itself.
+pub const BACK_MARK: u32 = 0x1030;
+/// The bits of [`BACK_MASK`] without the link's number.
+pub const BACK_FIXED: u32 = 0x3030;
+/// Links that can be told apart so, from 1.
+pub const BACK_LINKS: usize = 15;
+/// Routing tables for those: this with the link's number added. Others number theirs up to 255, Calico up to 250.
+pub const TABLE_BACK: u32 = 8300;
+/// Priority of the rules for [`BACK_MARK`]: before all others of ours.
+pub const RULE_BACK: u32 = 98;
 /// `ifalias` of every link that is ours, and comment of our nftables table.
 pub const LINK_ALIAS: &str = "strait";
 /// Protocol number of our routes and rules. Free in linux/rtnetlink.h and in iproute2's rt_protos.

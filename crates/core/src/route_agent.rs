@@ -5,6 +5,7 @@
 
 mod accepts;
 mod account;
+mod back;
 mod before;
 mod cables;
 mod conditions;
@@ -253,6 +254,7 @@ fn others(host: &Host) -> Host {
         sysctls: host.sysctls.clone(),
         nft: host.nft.clone(),
         filters: host.filters.clone(),
+        source_checks: host.source_checks.clone(),
     }
 }
 

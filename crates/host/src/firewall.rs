@@ -33,6 +33,8 @@ pub struct Filtering {
     pub chains: Vec<BaseChain>,
     /// Families in which the iptables of before nftables has a `filter` table. What is in it is not known.
     pub legacy: BTreeSet<Family>,
+    /// The iptables of before nftables: its tables `raw` and `mangle`, which see packets before they are routed.
+    pub legacy_early: BTreeSet<(Family, String)>,
     /// Packets that the rules of our table have counted, by chain and comment.
     pub counted: BTreeMap<(String, String), u64>,
 }

@@ -90,6 +90,9 @@ pub struct Host {
     pub nft: BTreeMap<nft::TableId, nft::Table>,
     /// Chains of iptables-nft in which rules of ours may stand.
     pub filters: firewall::FilterChains,
+    /// Families in which rules of others ask, before a packet is routed, which way its source is reached: reverse-path filters.
+    #[serde(default)]
+    pub source_checks: BTreeSet<Family>,
 }
 
 impl Host {

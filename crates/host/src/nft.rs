@@ -244,6 +244,13 @@ pub enum Statement {
     SetMss(u16),
     /// Sets the packet mark.
     SetMark(u32),
+    /// Sets some bits of the packet mark, and leaves the others as they are.
+    SetMarkBits {
+        /// The bits that are set.
+        mask: u32,
+        /// What they become.
+        value: u32,
+    },
     /// Something that we never write.
     Foreign(String),
 }
@@ -428,6 +435,7 @@ pub fn sets_used(table: &Table) -> BTreeSet<&str> {
             | Statement::ClampMss
             | Statement::SetMss(_)
             | Statement::SetMark(_)
+            | Statement::SetMarkBits { .. }
             | Statement::Foreign(_) => None,
         })
         .collect()

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use strait_host::Family;
-use strait_host::leftovers::XtTable;
+use strait_host::leftovers::{Backend, XtTable};
 
 pub(crate) use blob::Content;
 
@@ -42,6 +42,25 @@ pub(crate) fn tables(family: Family) -> BTreeSet<String> {
         .lines()
         .map(str::to_owned)
         .collect()
+}
+
+/// Tables that see packets before they are routed.
+pub(crate) fn early_tables(family: Family) -> impl Iterator<Item = String> {
+    let early = |name: &String| matches!(name.as_str(), "raw" | "mangle");
+    tables(family).into_iter().filter(early)
+}
+
+/// Whether rules of those ask which way a packet's source is reached. A table that can't be read has none: this is a look, and what
+/// is dropped is found by its effect too.
+pub(crate) fn checks_sources(family: Family) -> bool {
+    early_tables(family).any(|name| {
+        let table = XtTable {
+            backend: Backend::Legacy,
+            family,
+            name,
+        };
+        read(&table).is_ok_and(|content| content.checks_sources())
+    })
 }
 
 /// Reads a table, which must be there.

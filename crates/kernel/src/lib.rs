@@ -137,6 +137,10 @@ impl Kernel {
                 .into_iter()
                 .filter(|family| legacy::tables(*family).contains("filter"))
                 .collect(),
+            legacy_early: Family::ALL
+                .into_iter()
+                .flat_map(|family| legacy::early_tables(family).map(move |name| (family, name)))
+                .collect(),
             counted: nft::counters(&mut self.nf, table)?,
         })
     }

@@ -5,6 +5,7 @@
 mod accepts;
 mod batch;
 mod chains;
+mod early;
 mod expression;
 mod foreign;
 mod message;
@@ -18,7 +19,8 @@ pub(crate) use batch::commit;
 pub(crate) use chains::{
     named as named_chains, remove as remove_chains, remove_table, tables as named_tables,
 };
-pub(crate) use foreign::{base_chains, counters};
+pub(crate) use early::source_checks;
+pub(crate) use foreign::{all_chains, base_chains, counters};
 pub(crate) use read::list;
 
 /// Reads the same bytes as each kind of object.
@@ -26,6 +28,7 @@ pub(crate) use read::list;
 pub(crate) fn decode_anything(attrs: crate::wire::Attrs<'_>) {
     let rule = object::decode_rule(attrs);
     let _ = object::decode_base(attrs);
+    let _ = early::asks(attrs);
     let raw: Vec<set::Raw> = attrs
         .filter_map(|(_, one)| set::Raw::decode(crate::wire::Attrs(one)))
         .collect();

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use strait_host::nft::TableId;
-use strait_host::{Host, LinkKind};
+use strait_host::{Family, Host, LinkKind};
 
 use crate::error::Error;
 use crate::socket::Socket;
-use crate::{address, link, neighbour, nft, route, rule, sysctl};
+use crate::wire::Message;
+use crate::{address, legacy, link, neighbour, nft, route, rule, sysctl};
 
 /// Reads everything once.
 pub(crate) fn observe(
@@ -24,6 +25,7 @@ pub(crate) fn observe(
         .filter(|l| matches!(l.link.kind, LinkKind::Vxlan(_)))
         .map(|l| (l.index, l.name.clone()))
         .collect();
+    let chains = nft::all_chains(nf)?;
     Ok(Host {
         addresses: address::list(rt, &names)?,
         routes: route::list(rt, &names)?,
@@ -32,7 +34,16 @@ pub(crate) fn observe(
         fdb: neighbour::list_fdb(rt, &vxlans)?,
         sysctls: sysctl::list(names.values()),
         nft: nft::list(nf, tables)?,
-        filters: nft::list_accepts(nf)?,
+        filters: nft::list_accepts(nf, &chains)?,
+        source_checks: source_checks(nf, &chains)?,
         links: links.into_iter().map(|l| (l.name, l.link)).collect(),
     })
+}
+
+/// Reverse-path filters of others, of every kind.
+fn source_checks(nf: &mut Socket, chains: &[Message]) -> Result<BTreeSet<Family>, Error> {
+    let mut all = nft::source_checks(nf, chains)?;
+    let legacy = Family::ALL.into_iter();
+    all.extend(legacy.filter(|family| legacy::checks_sources(*family)));
+    Ok(all)
 }

@@ -264,7 +264,14 @@ fn nft(d: &mut Dice) -> BTreeMap<strait_host::nft::TableId, Table> {
             if !is_map {
                 statements.push(lookup);
             }
-            statements.push(d.pick(&[Statement::Counter, Statement::SetMark(7)]));
+            statements.push(d.pick(&[
+                Statement::Counter,
+                Statement::SetMark(7),
+                Statement::SetMarkBits {
+                    mask: 0xff,
+                    value: 7,
+                },
+            ]));
             statements.push(d.pick(&[Statement::Accept, Statement::Drop, Statement::Return]));
             strait_host::nft::Rule {
                 statements,

@@ -123,3 +123,90 @@ fn nat_chains_are_told_with_their_priority_as_nft_shows_it() {
     assert!(read.contains(&("early".to_owned(), "look".to_owned(), -200, false)));
     assert_eq!(read.len(), 3, "{read:?}");
 }
+
+/// Families in which a reverse-path filter is seen.
+fn checks(ns: &Namespace) -> Vec<Family> {
+    observe(ns).source_checks.into_iter().collect()
+}
+
+fn load(ns: &Namespace, script: &str) {
+    // Tests of one process run side by side.
+    let name = format!("strait-{}-{}", std::process::id(), script.len());
+    let file = std::env::temp_dir().join(name);
+    std::fs::write(&file, script).unwrap();
+    run(ns, &format!("nft -f {}", file.display()));
+    std::fs::remove_file(file).unwrap();
+}
+
+#[test]
+fn reverse_path_filters_of_every_kind_are_seen_and_nothing_else_is_taken_for_one() {
+    let others = "table inet t {
+        chain first { type filter hook prerouting priority -200;
+            fib daddr type local accept
+            fib saddr type local accept
+            fib daddr . iif oif missing drop
+        }
+        chain nat { type nat hook prerouting priority -100; fib saddr . iif oif missing accept; }
+        chain through { type filter hook forward priority 0; fib saddr . iif oif missing drop; }
+        chain unused { fib saddr . iif oif missing drop; }
+        chain policies { type filter hook prerouting priority -150; jump cali-pods; }
+        chain cali-pods { iifname \"cali*\" fib saddr . mark . iif oif missing drop; }
+    }";
+    let firewalld = "table inet firewalld {
+        chain filter_PREROUTING { type filter hook prerouting priority filter + 10;
+            icmpv6 type { nd-router-advert, nd-neighbor-solicit } accept
+            meta nfproto ipv6 fib saddr . mark . iif oif missing drop
+        }
+    }";
+    let jumped = "table ip a {
+        chain one { type filter hook prerouting priority raw; jump two; }
+        chain two { iifname \"eth0\" goto three; }
+        chain three { fib saddr . iif oif 0 drop; }
+    }";
+    let turned = "table inet b {
+        chain rpfilter { type filter hook prerouting priority mangle + 10; policy drop;
+            fib saddr . mark . iif oif exists accept
+        }
+    }";
+    let ns = namespace();
+    assert_eq!(checks(&ns), []);
+    load(&ns, others);
+    assert_eq!(checks(&ns), []);
+    for (script, table, seen) in [
+        (firewalld, "inet firewalld", &[Family::V6][..]),
+        (jumped, "ip a", &[Family::V4]),
+        (turned, "inet b", &Family::ALL),
+    ] {
+        load(&ns, script);
+        assert_eq!(checks(&ns), seen, "{script}");
+        run(&ns, &format!("nft delete table {table}"));
+        assert_eq!(checks(&ns), []);
+    }
+    for tool in [
+        "iptables-nft",
+        "ip6tables-nft",
+        "iptables-legacy",
+        "ip6tables-legacy",
+    ] {
+        let family = if tool.starts_with("ip6") {
+            Family::V6
+        } else {
+            Family::V4
+        };
+        for table in ["mangle", "raw"] {
+            run(&ns, &format!("{tool} -t {table} -A PREROUTING -j ACCEPT"));
+            assert_eq!(checks(&ns), []);
+            let rule = "PREROUTING -m rpfilter --validmark --invert -j DROP";
+            run(&ns, &format!("{tool} -t {table} -I {rule}"));
+            assert_eq!(checks(&ns), [family], "{tool} {table}");
+            run(&ns, &format!("{tool} -t {table} -D {rule}"));
+            assert_eq!(checks(&ns), []);
+        }
+    }
+    let legacy =
+        [Family::V4, Family::V6].map(|f| [(f, "mangle".to_owned()), (f, "raw".to_owned())]);
+    assert_eq!(
+        filtering(&ns).legacy_early,
+        legacy.concat().into_iter().collect()
+    );
+}

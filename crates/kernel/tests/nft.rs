@@ -53,6 +53,8 @@ fn a_ruleset_of_every_statement_reads_back_as_written_and_nft_shows_it() {
         "oifname != \"eth0\" ip6 saddr != @remote6 ip6 daddr != @peers return comment \"spoofed6\"",
         "iifname @links jump more",
         "meta mark @marks meta mark set 0x12345678",
+        "meta mark != @marks meta mark set meta mark & 0xffffdff2 | 0x00001032",
+        "iifname != @links meta mark set meta mark & 0xffffcfc0",
         "fib saddr type local counter packets 0 bytes 0 comment \"local\"",
         "udp sport 4500 udp dport @ports",
         "meta mark & 0x00ff0000 == 0x000c0000 accept comment \"exactly this mark\"",

@@ -46,14 +46,14 @@ macro_rules! cases {
 // Events happen to the cluster of the CNI that is named first.
 cases! {
     bridge_and_bridge_v4: Bridge Bridge V4 Strict AgentFirst Wireguard [CniAddress NodeLeaves NftKubeProxy NftKindnet];
-    bridge_and_calico_v6: Bridge Calico V6 Loose CniFirst Wireguard [Recreated GatewayMoved StrictAgain IptablesLegacy NftCalico];
+    bridge_and_calico_v6: Bridge Calico V6 Loose CniFirst Wireguard [Recreated GatewayMoved StrictAgain IptablesLegacy NftCalico NftReversePath NftReversePathOnly];
     bridge_and_routed_dual: Bridge Routed Dual Strict CniFirst Vxlan [Flushed Killed IptablesNft NftOwn];
     calico_and_calico_v4: Calico Calico V4 Loose AgentFirst Vxlan [Flushed Killed IptablesNft NftOwn StrictAgain];
     calico_and_routed_v6: Calico Routed V6 Strict AgentFirst Vxlan [CniAddress NodeLeaves NftKubeProxy NftKindnet GatewayMoved];
-    calico_and_bridge_dual: Calico Bridge Dual Loose CniFirst Wireguard [Recreated CniAddress NodeLeaves NftKubeProxy NftKindnet IptablesLegacy NftCalico];
-    routed_and_routed_v4: Routed Routed V4 Strict CniFirst Vxlan [Recreated GatewayMoved StrictAgain IptablesLegacy NftCalico];
+    calico_and_bridge_dual: Calico Bridge Dual Loose CniFirst Wireguard [Recreated CniAddress NodeLeaves NftKubeProxy NftKindnet IptablesLegacy NftCalico NftReversePath NftReversePathOnly];
+    routed_and_routed_v4: Routed Routed V4 Strict CniFirst Vxlan [Recreated GatewayMoved StrictAgain IptablesLegacy NftCalico NftReversePath NftReversePathOnly];
     routed_and_bridge_v6: Routed Bridge V6 Loose AgentFirst Wireguard [Flushed Killed IptablesNft NftOwn];
-    routed_and_calico_dual: Routed Calico Dual Strict AgentFirst Vxlan [CniAddress Recreated GatewayMoved NodeLeaves StrictAgain NftKubeProxy NftKindnet IptablesLegacy NftCalico];
+    routed_and_calico_dual: Routed Calico Dual Strict AgentFirst Vxlan [CniAddress Recreated GatewayMoved NodeLeaves StrictAgain NftKubeProxy NftKindnet IptablesLegacy NftCalico NftReversePath NftReversePathOnly];
 }
 
 #[test]

@@ -160,6 +160,24 @@ fn uninstalling_removes_all_that_is_ours_says_so_and_leaves_the_rest() {
     }
     lab.wait_until_joined(Duration::from_secs(30))
         .expect("all is well again");
+    // Somebody's reverse-path filter, which is answered by rules and tables of their own.
+    for node in nodes {
+        for command in [
+            "nft add table ip6 filters",
+            "nft add chain ip6 filters early { type filter hook prerouting priority 10 ; }",
+            "nft add rule ip6 filters early fib saddr . mark . iif oif missing counter",
+        ] {
+            let words: Vec<&str> = command.split_whitespace().collect();
+            lab.exec(node, &words).expect("it runs");
+        }
+        let deadline = Instant::now() + BOUND;
+        for part in ["rule: 98:\tfrom all fwmark 0x1031/0x303f", "table 8301"] {
+            while !leftovers(&lab, node).iter().any(|l| l.contains(part)) {
+                assert!(Instant::now() < deadline, "{node} never has {part}");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
     for node in nodes {
         let before = foreign_tables(&lab, node);
         assert!(

@@ -102,17 +102,21 @@ impl State {
     /// Where connections from remote clusters can arrive: by the cable; and where another node is the gateway, by the pods' network, and
     /// by the nodes' VXLAN for replies that conntrack no longer knows.
     pub(super) fn ways(&self, host: &Host, families: &[FamilyView<'_>]) -> BTreeSet<String> {
-        let mut ways: BTreeSet<String> = BTreeSet::new();
-        for view in families {
-            let cable = self.own_cable(host, view.family);
-            ways.extend(cable.and_then(|c| c.link).map(str::to_owned));
-            match self.role() {
-                Role::Gateway => {}
-                Role::Worker | Role::NoGateway => {
-                    ways.extend(routes::pod_network_links(host, view));
-                    ways.extend(view.underlay.iter().map(|u| u.link.clone()));
-                    ways.insert(routes::device(view.family).to_owned());
-                }
+        let ways = families.iter().flat_map(|view| self.ways_of(host, view));
+        ways.collect()
+    }
+
+    /// The same in one family.
+    pub(super) fn ways_of(&self, host: &Host, view: &FamilyView<'_>) -> BTreeSet<String> {
+        let cable = self.own_cable(host, view.family);
+        let cable = cable.and_then(|c| c.link).map(str::to_owned);
+        let mut ways: BTreeSet<String> = cable.into_iter().collect();
+        match self.role() {
+            Role::Gateway => {}
+            Role::Worker | Role::NoGateway => {
+                ways.extend(routes::pod_network_links(host, view));
+                ways.extend(view.underlay.iter().map(|u| u.link.clone()));
+                ways.insert(routes::device(view.family).to_owned());
             }
         }
         ways

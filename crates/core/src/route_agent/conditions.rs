@@ -7,6 +7,7 @@ use strait_api::vtep::Vxlan;
 use strait_host::{Family, Host};
 
 use super::State;
+use super::firewall::Seen;
 use super::view::{FamilyView, Role};
 use crate::Condition;
 use crate::local::{every_link, seen};
@@ -145,9 +146,12 @@ impl State {
             conditions.extend(self.self_test_condition(view));
         }
         conditions.extend(self.foreign_agents());
-        let subnets = families.iter().flat_map(|v| &v.subnets).copied();
-        let port = self.cable_port(host, families).map(|cable| cable.port);
-        conditions.extend(self.firewall.conditions(subnets, port));
+        let seen = Seen {
+            subnets: families.iter().flat_map(|v| &v.subnets).copied().collect(),
+            cable: self.cable_port(host, families).map(|cable| cable.port),
+            arrivals: self.back(host, families).arrivals,
+        };
+        conditions.extend(self.firewall.conditions(&seen));
         let own = families.iter().map(|v| v.family).collect();
         conditions.extend(self.firewall.nat_condition(&own));
         conditions

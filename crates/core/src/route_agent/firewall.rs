@@ -5,10 +5,14 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use strait_api::names::NODE_VXLAN_PORT;
+use strait_api::vtep::Vxlan;
 use strait_host::nft::Hook;
 use strait_host::{BaseChain, Family, Filtering};
 
-use super::nft::{FORWARD_FIRST, FORWARD_LAST, INPUT_FIRST, INPUT_LAST, NAT_PRIORITY};
+use super::back::{Arrival, Of};
+use super::nft::{
+    EARLY_FIRST, EARLY_LAST, FORWARD_FIRST, FORWARD_LAST, INPUT_FIRST, INPUT_LAST, NAT_PRIORITY,
+};
 use super::table;
 use crate::Condition;
 use crate::time::Time;
@@ -27,6 +31,18 @@ pub(super) struct Firewall {
     tracks: BTreeMap<(&'static str, String), Track>,
     chains: Vec<BaseChain>,
     legacy: BTreeSet<Family>,
+    legacy_early: BTreeSet<(Family, String)>,
+}
+
+/// What our rules look at, for the commands that let it through.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// Remote subnets.
+    pub subnets: Vec<IpNet>,
+    /// UDP port of this node's cable.
+    pub cable: Option<u16>,
+    /// What is counted before it is routed.
+    pub arrivals: BTreeSet<Arrival>,
 }
 
 /// One kind of packet.
@@ -43,7 +59,11 @@ struct Track {
 impl Firewall {
     pub(super) fn apply(&mut self, seen: Filtering, now: Time) {
         let mut tracks = BTreeMap::new();
-        for (first, last) in [(FORWARD_FIRST, FORWARD_LAST), (INPUT_FIRST, INPUT_LAST)] {
+        for (first, last) in [
+            (EARLY_FIRST, EARLY_LAST),
+            (FORWARD_FIRST, FORWARD_LAST),
+            (INPUT_FIRST, INPUT_LAST),
+        ] {
             let counted = |chain: &str, comment: &str| {
                 seen.counted.get(&(chain.to_owned(), comment.to_owned()))
             };
@@ -63,6 +83,7 @@ impl Firewall {
         self.tracks = tracks;
         self.chains = seen.chains;
         self.legacy = seen.legacy;
+        self.legacy_early = seen.legacy_early;
     }
 
     /// Forgets what was long ago.
@@ -81,13 +102,10 @@ impl Firewall {
     }
 
     /// What is dropped, and the command that would let it through.
-    pub(super) fn conditions(
-        &self,
-        subnets: impl Iterator<Item = IpNet> + Clone,
-        cable: Option<u16>,
-    ) -> Vec<Condition> {
+    pub(super) fn conditions(&self, seen: &Seen) -> Vec<Condition> {
         let mut all = Vec::new();
         for (chain, name, hook) in [
+            (EARLY_FIRST, "PreroutingDrop", Hook::Prerouting),
             (FORWARD_FIRST, "ForwardPolicyDrop", Hook::Forward),
             (INPUT_FIRST, "TunnelInputDrop", Hook::Input),
         ] {
@@ -100,15 +118,12 @@ impl Firewall {
             if dropped.is_empty() {
                 continue;
             }
-            let lets: Vec<Let> = match hook {
-                Hook::Forward => forwards(&dropped, &subnets),
-                Hook::Input | Hook::Prerouting | Hook::Output | Hook::Postrouting => {
-                    inputs(&dropped, cable)
+            let (lets, way): (Vec<Let>, &str) = match hook {
+                Hook::Prerouting => (early(&dropped, seen), "arrives"),
+                Hook::Forward => (forwards(&dropped, &seen.subnets), "passes"),
+                Hook::Input | Hook::Output | Hook::Postrouting => {
+                    (inputs(&dropped, seen.cable), "enters")
                 }
-            };
-            let way = match hook {
-                Hook::Forward => "passes",
-                Hook::Input | Hook::Prerouting | Hook::Output | Hook::Postrouting => "enters",
             };
             let message = format!(
                 "a packet filter of this host drops all that {way} of: {}. {}",
@@ -154,7 +169,7 @@ impl Firewall {
         let hooked: Vec<&BaseChain> = self
             .chains
             .iter()
-            .filter(|c| c.hook == hook && c.table != ours.name)
+            .filter(|c| c.hook == hook && !c.nat && c.table != ours.name)
             .filter(|c| c.family == "inet" || families.iter().any(|f| c.family == nft_family(*f)))
             .collect();
         let dropping: Vec<&BaseChain> = hooked.iter().copied().filter(|c| c.drops).collect();
@@ -166,22 +181,31 @@ impl Firewall {
             &dropping
         } {
             commands.extend(match (chain.family, chain.table.as_str()) {
+                ("inet", "firewalld") if hook == Hook::Prerouting => firewalld_reverse_path(),
                 ("inet", "firewalld") => firewalld(lets),
-                (_, "filter") if chain.name.chars().all(|c| c.is_ascii_uppercase()) => {
-                    iptables(lets, &chain.name, "nft", |f| nft_family(f) == chain.family)
+                (_, table @ ("filter" | "raw" | "mangle"))
+                    if chain.name.chars().all(|c| c.is_ascii_uppercase()) =>
+                {
+                    let has = |f| nft_family(f) == chain.family;
+                    iptables(lets, table, &chain.name, "nft", has)
                 }
                 _ => nftables(lets, chain),
             });
         }
         if dropping.is_empty() {
-            let chain = if hook == Hook::Forward {
-                "FORWARD"
-            } else {
-                "INPUT"
-            };
-            commands.extend(iptables(lets, chain, "legacy", |f| {
-                self.legacy.contains(&f)
-            }));
+            for (table, chain) in match hook {
+                Hook::Prerouting => [("raw", "PREROUTING"), ("mangle", "PREROUTING")].as_slice(),
+                Hook::Forward => &[("filter", "FORWARD")],
+                Hook::Input | Hook::Output | Hook::Postrouting => &[("filter", "INPUT")],
+            } {
+                let has = |f| match hook {
+                    Hook::Prerouting => self.legacy_early.contains(&(f, (*table).to_owned())),
+                    Hook::Forward | Hook::Input | Hook::Output | Hook::Postrouting => {
+                        self.legacy.contains(&f)
+                    }
+                };
+                commands.extend(iptables(lets, table, chain, "legacy", has));
+            }
         }
         let mut seen = BTreeSet::new();
         commands.retain(|command| seen.insert(command.clone()));
@@ -218,19 +242,21 @@ impl Track {
 }
 
 /// What must be let through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Let {
     /// From (or to) a prefix.
     Net { from: bool, net: IpNet },
     /// To a UDP port of this host.
     Port(Family, u16),
+    /// What comes by a link.
+    Link(Family, String),
 }
 
 impl Let {
     fn family(&self) -> Family {
         match self {
             Self::Net { net, .. } => Family::of_net(net),
-            Self::Port(family, _) => *family,
+            Self::Port(family, _) | Self::Link(family, _) => *family,
         }
     }
 
@@ -239,6 +265,7 @@ impl Let {
             Self::Net { from: true, net } => format!("-s {net}"),
             Self::Net { from: false, net } => format!("-d {net}"),
             Self::Port(_, port) => format!("-p udp --dport {port}"),
+            Self::Link(_, link) => format!("-i {link}"),
         }
     }
 
@@ -248,6 +275,13 @@ impl Let {
             Self::Net { from: true, net } => format!("{family} saddr {net}"),
             Self::Net { from: false, net } => format!("{family} daddr {net}"),
             Self::Port(_, port) => format!("udp dport {port}"),
+            Self::Link(family, link) => {
+                let nfproto = match family {
+                    Family::V4 => "ipv4",
+                    Family::V6 => "ipv6",
+                };
+                format!("meta nfproto {nfproto} iifname {link}")
+            }
         }
     }
 }
@@ -263,13 +297,34 @@ pub(super) fn tunnel_comment(family: Family, port: u16) -> String {
     format!("{family} tunnels on UDP {port}")
 }
 
-fn forwards(dropped: &[&str], subnets: &(impl Iterator<Item = IpNet> + Clone)) -> Vec<Let> {
-    let named = |family: Family| {
-        subnets
-            .clone()
-            .filter(move |net| Family::of_net(net) == family)
-            .take(NAMED)
-    };
+/// Sources are let in as they are, since a reverse-path filter asks for them.
+fn early(dropped: &[&str], seen: &Seen) -> Vec<Let> {
+    let mut all = Vec::new();
+    for arrival in &seen.arrivals {
+        if !dropped.contains(&arrival.comment().as_str()) {
+            continue;
+        }
+        let family = arrival.family;
+        match arrival.of {
+            Of::Remote => {
+                let inside = Vxlan::Nodes.prefix(family == Family::V6);
+                let nets = named(&seen.subnets, family).chain([inside]);
+                all.extend(nets.map(|net| Let::Net { from: true, net }));
+            }
+            Of::Pods => all.push(Let::Link(family, arrival.link.clone())),
+        }
+    }
+    all
+}
+
+fn named(subnets: &[IpNet], family: Family) -> impl Iterator<Item = IpNet> + '_ {
+    let of_family = subnets.iter().copied();
+    of_family
+        .filter(move |net| Family::of_net(net) == family)
+        .take(NAMED)
+}
+
+fn forwards(dropped: &[&str], subnets: &[IpNet]) -> Vec<Let> {
     let mut all = Vec::new();
     for family in Family::ALL {
         let hit = [false, true].map(|from| forward_comment(family, from));
@@ -279,7 +334,7 @@ fn forwards(dropped: &[&str], subnets: &(impl Iterator<Item = IpNet> + Clone)) -
         {
             // Who drops the one way most likely drops the other too, once something gets there.
             for from in [false, true] {
-                all.extend(named(family).map(|net| Let::Net { from, net }));
+                all.extend(named(subnets, family).map(|net| Let::Net { from, net }));
             }
         }
     }
@@ -305,7 +360,17 @@ fn nft_family(family: Family) -> &'static str {
     }
 }
 
-fn iptables(lets: &[Let], chain: &str, flavour: &str, has: impl Fn(Family) -> bool) -> Vec<String> {
+fn iptables(
+    lets: &[Let],
+    table: &str,
+    chain: &str,
+    flavour: &str,
+    has: impl Fn(Family) -> bool,
+) -> Vec<String> {
+    let of_table = match table {
+        "filter" => String::new(),
+        other => format!("-t {other} "),
+    };
     lets.iter()
         .filter(|one| has(one.family()))
         .map(|one| {
@@ -313,7 +378,10 @@ fn iptables(lets: &[Let], chain: &str, flavour: &str, has: impl Fn(Family) -> bo
                 Family::V4 => "iptables",
                 Family::V6 => "ip6tables",
             };
-            format!("{tool}-{flavour} -I {chain} {} -j ACCEPT", one.iptables())
+            format!(
+                "{tool}-{flavour} {of_table}-I {chain} {} -j ACCEPT",
+                one.iptables()
+            )
         })
         .collect()
 }
@@ -344,10 +412,23 @@ fn firewalld(lets: &[Let]) -> Vec<String> {
                 format!("firewall-cmd --permanent --zone=trusted --add-source={net}")
             }
             Let::Port(_, port) => format!("firewall-cmd --permanent --add-port={port}/udp"),
+            Let::Link(_, link) => {
+                format!("firewall-cmd --permanent --zone=trusted --add-interface={link}")
+            }
         })
         .collect();
     commands.push("firewall-cmd --reload".to_owned());
     commands
+}
+
+/// Its reverse-path filter is all that firewalld drops so early (firewalld.conf(5)).
+fn firewalld_reverse_path() -> Vec<String> {
+    [
+        "sed -i 's/^IPv6_rpfilter=.*/IPv6_rpfilter=loose/' /etc/firewalld/firewalld.conf",
+        "firewall-cmd --reload",
+    ]
+    .map(str::to_owned)
+    .into()
 }
 
 #[cfg(test)]
@@ -373,13 +454,17 @@ mod tests {
         Filtering {
             chains: chains.iter().map(chain).collect(),
             legacy: BTreeSet::from([Family::V4]),
+            legacy_early: BTreeSet::new(),
             counted: [count(FORWARD_FIRST, first), count(FORWARD_LAST, last)].into(),
         }
     }
 
     fn said(firewall: &Firewall) -> Option<String> {
-        let subnets = ["10.2.0.0/16".parse().unwrap()].into_iter();
-        let mut all = firewall.conditions(subnets, None);
+        let seen = Seen {
+            subnets: vec!["10.2.0.0/16".parse().unwrap()],
+            ..Seen::default()
+        };
+        let mut all = firewall.conditions(&seen);
         assert!(all.len() < 2, "{all:?}");
         all.pop().map(|c| c.message)
     }

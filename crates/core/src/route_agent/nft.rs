@@ -20,8 +20,10 @@ const EARLY_PRIORITY: i32 = -150;
 /// `NF_IP_PRI_CONNTRACK_DEFRAG` is −400, `NF_IP_PRI_RAW` −300: before all filters but those.
 const FIRST_PRIORITY: i32 = -300;
 /// `NF_IP_PRI_LAST`: what others drop in a hook does not arrive here.
-const LAST_PRIORITY: i32 = i32::MAX;
-/// Chains that count what passes through and what enters before and after others' filters.
+pub(super) const LAST_PRIORITY: i32 = i32::MAX;
+/// Chains that count what arrives, what passes through and what enters before and after others' filters.
+pub(super) const EARLY_FIRST: &str = "prerouting-first";
+pub(super) const EARLY_LAST: &str = "prerouting-last";
 pub(super) const FORWARD_FIRST: &str = "forward-first";
 pub(super) const FORWARD_LAST: &str = "forward-last";
 pub(super) const INPUT_FIRST: &str = "tunnels";
@@ -242,7 +244,7 @@ fn syn() -> Statement {
 }
 
 /// Name of the set of a family, e.g. `remote4`.
-fn name(set: &str, family: Family) -> String {
+pub(super) fn name(set: &str, family: Family) -> String {
     match family {
         Family::V4 => format!("{set}4"),
         Family::V6 => format!("{set}6"),
@@ -475,7 +477,7 @@ fn mss_rules(v: &Variables<'_>) -> Vec<Rule> {
     rules
 }
 
-fn rule<const N: usize>(comment: &str, statements: [Statement; N]) -> Rule {
+pub(super) fn rule<const N: usize>(comment: &str, statements: [Statement; N]) -> Rule {
     Rule {
         statements: statements.into(),
         comment: comment.to_owned(),
@@ -491,11 +493,11 @@ fn number(field: Field, value: u32) -> Statement {
     }
 }
 
-fn family(f: Family) -> Statement {
+pub(super) fn family(f: Family) -> Statement {
     number(Field::Protocol, protocol(f))
 }
 
-fn from(f: Family, set: &str) -> Statement {
+pub(super) fn from(f: Family, set: &str) -> Statement {
     Statement::Lookup {
         field: Field::Source(f),
         negated: false,

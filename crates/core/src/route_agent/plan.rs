@@ -250,6 +250,10 @@ impl State {
             cable: self.cable_port(host, families),
         };
         let mut nft = nft::table(&variables);
+        let back = self.back(host, families);
+        back.put(&mut nft, families);
+        wanted_routes.extend(back.routes());
+        rules.extend(back.rules());
         nft.sets.extend(self.before.maps(host, &foreign));
         Wanted {
             links: Owned::Set(links),

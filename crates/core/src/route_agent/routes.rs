@@ -25,7 +25,7 @@ const SOURCE_METRIC: u32 = 10;
 /// Metric of the gateway's routes without.
 const PLAIN_METRIC: u32 = 20;
 /// IPv4 takes 0 as it is; IPv6 would turn it into 1024.
-const fn default_metric(family: Family) -> u32 {
+pub(super) const fn default_metric(family: Family) -> u32 {
     match family {
         Family::V4 => 0,
         Family::V6 => 1024,

@@ -1,6 +1,7 @@
 //! What the route agent wants, in the situations that matter. Random sequences of events are in the tests of the
 //! process's own crate, which has a kernel to try them on.
 
+mod back;
 mod bad;
 mod before;
 mod follow;

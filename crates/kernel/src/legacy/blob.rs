@@ -175,6 +175,15 @@ impl Content {
         chains.map(|(_, name)| name.to_owned()).collect()
     }
 
+    /// Whether a rule has the match `rpfilter`: its name, with the zero that ends it, stands between the fixed part and the target.
+    pub(crate) fn checks_sources(&self) -> bool {
+        const MATCH: &[u8] = b"rpfilter\0";
+        self.entries.iter().any(|entry| {
+            let matches = entry.bytes.get(self.layout.counters + COUNTERS..);
+            matches.is_some_and(|bytes| bytes.windows(MATCH.len()).any(|part| part == MATCH))
+        })
+    }
+
     /// The table without these chains and the rules that jump there; `None` if there are none.
     pub(super) fn without(&self, names: &BTreeSet<String>) -> Option<Less> {
         let chains = self.chains();

@@ -10,18 +10,17 @@ use strait_host::nft::{Rule, TableFamily, TableId};
 use crate::error::Error;
 use crate::nft::expression::Expression;
 use crate::nft::message::{
-    CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, CHAIN_TABLE, DELETE_RULE, FIXED, GET_CHAIN, GET_RULE,
-    NEW_RULE, RULE_CHAIN, RULE_EXPRESSIONS, RULE_HANDLE, RULE_POSITION, RULE_TABLE, begin, family,
-    number,
+    CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, CHAIN_TABLE, DELETE_RULE, FIXED, GET_RULE, NEW_RULE,
+    RULE_CHAIN, RULE_EXPRESSIONS, RULE_HANDLE, RULE_POSITION, RULE_TABLE, begin, family,
 };
 use crate::nft::{batch, object};
 use crate::socket::Socket;
-use crate::wire::{Attrs, Request, be32_of, text_of};
+use crate::wire::{Attrs, Message, be32_of, text_of};
 
 const TABLE: &str = "filter";
 const CHAINS: [&str; 2] = ["FORWARD", "INPUT"];
 /// Chains in which network policies are enforced: what they drop stays dropped.
-const POLICIES: [&str; 5] = [
+pub(super) const POLICIES: [&str; 5] = [
     "cali-",
     "CILIUM_",
     "KUBE-NWPLCY",
@@ -44,11 +43,10 @@ struct Found {
     drops: bool,
 }
 
-/// The chains there are, with our rules in them.
-pub(crate) fn list(socket: &mut Socket) -> Result<FilterChains, Error> {
-    let request = Request::new(number(GET_CHAIN), 0, &[0; FIXED]);
+/// The chains there are, of all of nftables, with our rules in them.
+pub(crate) fn list(socket: &mut Socket, chains: &[Message]) -> Result<FilterChains, Error> {
     let mut all = FilterChains::new();
-    for message in socket.dump(&request, "nftables chains")? {
+    for message in chains {
         let attrs = message.attrs(FIXED);
         let text = |kind| attrs.find(kind).map(text_of).unwrap_or_default();
         let name = text(CHAIN_NAME);

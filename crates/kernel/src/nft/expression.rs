@@ -30,6 +30,8 @@ pub(super) enum Expression {
     Route(u32),
     /// Masks the value.
     Mask(Vec<u8>),
+    /// Masks the value, then flips bits of it.
+    MaskFlip { mask: Vec<u8>, flip: Vec<u8> },
     /// Goes on if the value is (not) this.
     Compare { negated: bool, value: Vec<u8> },
     /// Goes on if the value is (not) in a set.
@@ -70,7 +72,7 @@ impl Expression {
             Self::Connection(_) => "ct",
             Self::Fib { .. } => "fib",
             Self::Route(_) => "rt",
-            Self::Mask(_) => "bitwise",
+            Self::Mask(_) | Self::MaskFlip { .. } => "bitwise",
             Self::Compare { .. } => "cmp",
             Self::Lookup { .. } | Self::Map(_) => "lookup",
             Self::Constant(_) | Self::Verdict { .. } => "immediate",
@@ -106,6 +108,12 @@ impl Expression {
                 d.be32(3, mask.len() as u32);
                 value(d, 4, mask);
                 value(d, 5, &vec![0; mask.len()]);
+            }
+            Self::MaskFlip { mask, flip } => {
+                d.be32(1, REGISTER).be32(2, REGISTER);
+                d.be32(3, mask.len() as u32);
+                value(d, 4, mask);
+                value(d, 5, flip);
             }
             Self::Compare { negated, value: v } => {
                 d.be32(1, REGISTER).be32(2, u32::from(*negated));
@@ -281,8 +289,13 @@ fn mask(d: Data<'_>) -> Option<Expression> {
     // Shifts, and later operations of two registers, are other things.
     (d.number(6).unwrap_or(0) == 0).then_some(())?;
     let (mask, flip) = (d.value(4)?, d.value(5)?);
-    let plain = flip.iter().all(|b| *b == 0) && d.number(3)? as usize == mask.len();
-    plain.then_some(Expression::Mask(mask))
+    let len = d.number(3)? as usize;
+    (len == mask.len() && len == flip.len()).then_some(())?;
+    Some(if flip.iter().all(|b| *b == 0) {
+        Expression::Mask(mask)
+    } else {
+        Expression::MaskFlip { mask, flip }
+    })
 }
 
 fn lookup(d: Data<'_>) -> Option<Expression> {

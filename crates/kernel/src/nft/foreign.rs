@@ -33,9 +33,13 @@ pub(crate) fn counters(
 
 /// The chains of IP families that are hooked in.
 pub(crate) fn base_chains(socket: &mut Socket) -> Result<Vec<BaseChain>, Error> {
+    Ok(all_chains(socket)?.iter().filter_map(decode).collect())
+}
+
+/// All chains of nftables.
+pub(crate) fn all_chains(socket: &mut Socket) -> Result<Vec<Message>, Error> {
     let request = Request::new(number(GET_CHAIN), 0, &[0; FIXED]);
-    let messages = socket.dump(&request, "nftables chains")?;
-    Ok(messages.iter().filter_map(decode).collect())
+    socket.dump(&request, "nftables chains")
 }
 
 pub(crate) fn decode(message: &Message) -> Option<BaseChain> {

@@ -216,6 +216,17 @@ pub(super) fn lower(statement: &Statement) -> Result<Vec<E>, Error> {
         Statement::ClampMss => vec![E::Route(TCP_MSS), E::NetworkOrder16, E::WriteMss],
         Statement::SetMss(bytes) => vec![E::Constant(bytes.to_be_bytes().to_vec()), E::WriteMss],
         Statement::SetMark(mark) => vec![E::Constant(mark.to_ne_bytes().to_vec()), E::SetMark],
+        Statement::SetMarkBits { mask, value } => {
+            let keep = (!mask).to_ne_bytes().to_vec();
+            let change = match value & mask {
+                0 => E::Mask(keep),
+                bits => E::MaskFlip {
+                    mask: keep,
+                    flip: bits.to_ne_bytes().to_vec(),
+                },
+            };
+            vec![load(Field::Mark), change, E::SetMark]
+        }
         Statement::Foreign(text) => {
             return Err(Error::Unsupported(format!("nftables expression {text}")));
         }
@@ -271,6 +282,16 @@ fn recognise(rest: &[E]) -> Option<Statement> {
         .into_iter()
         .find(|f| Some(&load(*f)) == rest.first())?;
     match rest.get(1..)? {
+        [E::Mask(keep), E::SetMark, ..] if field == Field::Mark => Some(Statement::SetMarkBits {
+            mask: !number_of(field, keep)?,
+            value: 0,
+        }),
+        [E::MaskFlip { mask, flip }, E::SetMark, ..] if field == Field::Mark => {
+            Some(Statement::SetMarkBits {
+                mask: !number_of(field, mask)?,
+                value: number_of(field, flip)?,
+            })
+        }
         [E::Snat { family: number }, ..] => Some(Statement::SnatToSelf(family(*number)?)),
         [E::Map(map), E::Snat { family: number }, ..] => Some(Statement::SnatToMap {
             family: family(*number)?,

@@ -223,6 +223,26 @@ pub(crate) fn everything() -> Table {
         rule(
             "",
             vec![
+                in_set(Field::Mark, "marks", true),
+                Statement::SetMarkBits {
+                    mask: 0x303f,
+                    value: 0x1032,
+                },
+            ],
+        ),
+        rule(
+            "",
+            vec![
+                in_set(Field::InputLink, "links", true),
+                Statement::SetMarkBits {
+                    mask: 0x303f,
+                    value: 0,
+                },
+            ],
+        ),
+        rule(
+            "",
+            vec![
                 v4(),
                 Statement::Match {
                     field: Field::Destination(Family::V4),

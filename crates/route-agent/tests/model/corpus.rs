@@ -90,6 +90,18 @@ pub(crate) fn all() -> Vec<Case> {
             ],
         ),
         (
+            "somebody's reverse-path filter, on a worker, on the gateway, and on one that stands by",
+            Family::ALL.to_vec(),
+            vec![
+                Event::Foreign(Foreign::ReversePath, true),
+                Event::Cable(Some(true)),
+                Event::Gateway(Some(0), Which::Usual),
+                Event::Gateway(Some(1), Which::Usual),
+                Event::CniUp(0, false),
+                Event::Foreign(Foreign::ReversePath, false),
+            ],
+        ),
+        (
             "a peer whose address is in its own subnet",
             v4(),
             vec![

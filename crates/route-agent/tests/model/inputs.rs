@@ -244,6 +244,7 @@ impl World {
                     host.routes
                         .insert(route("10.21.0.0/16", "192.168.7.1", "eth1", 4, 0));
                 }
+                Foreign::ReversePath => host.source_checks = Family::ALL.into(),
                 Foreign::Beside => {
                     host.routes
                         .insert(route("203.0.113.0/24", "192.168.7.1", "eth1", 4, 0));

@@ -41,6 +41,7 @@ pub(crate) struct Packet {
     pub transport: u32,
     pub port: u32,
     pub syn: bool,
+    pub mark: u32,
     /// What a rule has made of its segment size: `Some(0)` is the path's.
     pub mss: Option<u16>,
 }
@@ -55,6 +56,7 @@ impl Packet {
             transport: 17,
             port: 53,
             syn: false,
+            mark: 0,
             mss: None,
         }
     }
@@ -221,11 +223,11 @@ impl Kernel {
 
     /// `ip route get`: policy rules in order, the longest prefix, the least metric.
     pub(crate) fn look_up(&self, dst: IpAddr) -> Found {
-        self.look_up_from(None, dst)
+        self.look_up_from(None, 0, dst)
     }
 
-    /// The same for what came by a link (`iif`).
-    pub(crate) fn look_up_from(&self, link: Option<&str>, dst: IpAddr) -> Found {
+    /// The same for what came by a link (`iif`), or has a mark.
+    pub(crate) fn look_up_from(&self, link: Option<&str>, mark: u32, dst: IpAddr) -> Found {
         if has(&self.host, dst) {
             return Found::Local;
         }
@@ -234,7 +236,8 @@ impl Kernel {
             .host
             .rules
             .iter()
-            .filter(|r| r.family == family && r.from.is_none() && r.mark.is_none())
+            .filter(|r| r.family == family && r.from.is_none())
+            .filter(|r| r.mark.is_none_or(|(value, mask)| mark & mask == value))
             .filter(|r| r.link.is_none() || r.link.as_deref() == link);
         let mut tables: Vec<(u32, u32)> = rules
             .filter(|r| r.to.is_none_or(|to| to.contains(&dst)))
@@ -365,6 +368,14 @@ impl Kernel {
         Verdict::Accept
     }
 
+    /// The same of one chain; one that is not there lets pass.
+    pub(crate) fn chain_if_there(&self, name: &str, packet: &mut Packet) {
+        let own = self.host.nft.get(&table());
+        if own.is_some_and(|own| own.chains.contains_key(name)) {
+            self.chain(name, packet);
+        }
+    }
+
     fn chain(&self, name: &str, packet: &mut Packet) -> Verdict {
         let own = &self.host.nft[&table()];
         let Some(chain) = own.chains.get(name) else {
@@ -379,6 +390,13 @@ impl Kernel {
                         negated,
                         value,
                     } => {
+                        if let Value::Name(wanted) = value {
+                            assert_eq!((*field, *negated), (Field::InputLink, false));
+                            if packet.input != *wanted {
+                                continue 'rules;
+                            }
+                            continue;
+                        }
                         let Some(seen) = packet.number(*field) else {
                             continue 'rules;
                         };
@@ -413,6 +431,9 @@ impl Kernel {
                     },
                     Statement::ClampMss => packet.mss = Some(0),
                     Statement::SetMss(mss) => packet.mss = Some(*mss),
+                    Statement::SetMarkBits { mask, value } => {
+                        packet.mark = packet.mark & !mask | value;
+                    }
                     other @ (Statement::Within { .. }
                     | Statement::SnatToMap { .. }
                     | Statement::SetMark(_)
@@ -438,7 +459,7 @@ impl Packet {
             Field::CtState => Some(8),
             // None of the packets is ICMP.
             Field::IcmpType => None,
-            Field::Mark => Some(0),
+            Field::Mark => Some(self.mark),
             other @ (Field::InputLink
             | Field::OutputLink
             | Field::Source(_)

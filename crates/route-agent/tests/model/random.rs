@@ -59,6 +59,7 @@ fn whole() -> impl Strategy<Value = Event> {
         Foreign::Route,
         Foreign::Table,
         Foreign::Beside,
+        Foreign::ReversePath,
     ]);
     let link = 0..4usize;
     prop_oneof![
@@ -82,7 +83,7 @@ fn whole() -> impl Strategy<Value = Event> {
         1 => Just(Event::Relist),
         1 => Just(Event::ApiAway),
         5 => deed().prop_map(Event::Deed),
-        2 => (foreign, any::<bool>()).prop_map(|(f, there)| Event::Foreign(f, there)),
+        3 => (foreign, any::<bool>()).prop_map(|(f, there)| Event::Foreign(f, there)),
         2 => Just(Event::Restart),
         2 => (1..8u8).prop_map(Event::Wait),
     ]

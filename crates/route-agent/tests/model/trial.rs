@@ -293,6 +293,7 @@ impl Trial {
                 );
             }
             self.inward(family, subnet)?;
+            self.answered(family, subnet)?;
             self.passed_on(family, *cluster, dst)?;
             self.segment_size(family, dst)?;
         }
@@ -368,6 +369,44 @@ impl Trial {
         Ok(())
     }
 
+    /// Somebody's strict reverse-path filter that looks at marks lets in what arrives where it should; and no mark stays.
+    fn answered(&self, family: Family, subnet: &IpNet) -> Checked {
+        let (w, at) = (&self.world, usize::from(family == Family::V6));
+        if !w.foreign.contains(&Foreign::ReversePath) {
+            return Ok(());
+        }
+        let mut arrives: BTreeSet<(IpAddr, String)> = BTreeSet::new();
+        let remote = host_of(subnet, 200);
+        if w.role() != Role::Gateway {
+            let (nic, cni) = (w.underlay(family), w.cni_address(family));
+            let mut links: BTreeSet<String> =
+                nic.iter().map(|(_, nic)| format!("eth{nic}")).collect();
+            let cni = cni.map(|(_, link)| link.to_owned());
+            links.extend(cni.filter(|link| link != "veth9"));
+            let routed = w.cni.iter().filter(|(_, l)| l.routes && l.up);
+            links.extend(routed.map(|(l, _)| super::world::CNI_LINKS[*l].to_owned()));
+            if w.stands_by() {
+                links.insert(CABLES[at].to_owned());
+            }
+            arrives.extend(links.into_iter().map(|link| (remote, link)));
+        }
+        let serves = w.role() == Role::Gateway || w.stands_by();
+        if serves && w.underlay(family).is_some() && !w.link_is_taken(family) {
+            arrives.insert((pod_ip(family), NODE_LINKS[at].to_owned()));
+        }
+        for (source, link) in arrives {
+            let mut packet = Packet::new(source, pod_ip(family));
+            packet.input.clone_from(&link);
+            self.kernel.chain_if_there("prerouting-first", &mut packet);
+            let back = self.kernel.look_up_from(None, packet.mark, source);
+            let found = matches!(&back, Found::Out { dev, .. } if *dev == link);
+            ensure!(found, "{packet:?} by {link} is dropped: {back:?}");
+            self.kernel.chain_if_there("prerouting-last", &mut packet);
+            ensure!(packet.mark == 0, "{packet:?} is routed by its mark");
+        }
+        Ok(())
+    }
+
     /// What other nodes send to one that stands by goes to the other cluster from there.
     fn passed_on(&self, family: Family, cluster: usize, dst: IpAddr) -> Checked {
         let w = &self.world;
@@ -379,7 +418,7 @@ impl Trial {
             return Ok(());
         };
         let at = usize::from(family == Family::V6);
-        let found = self.kernel.look_up_from(Some(NODE_LINKS[at]), dst);
+        let found = self.kernel.look_up_from(Some(NODE_LINKS[at]), 0, dst);
         let Found::Out { dev, via, .. } = &found else {
             return Err(format!(
                 "what other nodes send to {dst} ends here: {found:?}"

@@ -123,6 +123,8 @@ pub(crate) enum Foreign {
     Table,
     /// Routes and a rule that are in nobody's way.
     Beside,
+    /// A strict reverse-path filter of both families that looks at marks.
+    ReversePath,
 }
 
 /// One event. What does not apply at the moment changes nothing.

@@ -58,6 +58,10 @@ pub(crate) enum Event {
     NftKindnet,
     /// The same.
     NftCalico,
+    /// The same.
+    NftReversePath,
+    /// The same.
+    NftReversePathOnly,
 }
 
 impl fmt::Display for Event {
@@ -67,7 +71,7 @@ impl fmt::Display for Event {
 }
 
 impl Event {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::CniAddress,
         Self::Recreated,
         Self::Flushed,
@@ -81,6 +85,8 @@ impl Event {
         Self::NftKubeProxy,
         Self::NftKindnet,
         Self::NftCalico,
+        Self::NftReversePath,
+        Self::NftReversePathOnly,
     ];
 
     /// Lets it happen. Afterwards all is as before, and every way was tried; what isn't so fails the test.
@@ -108,6 +114,8 @@ impl Event {
             Self::NftKubeProxy => firewall(Flavour::NftKubeProxy),
             Self::NftKindnet => firewall(Flavour::NftKindnet),
             Self::NftCalico => firewall(Flavour::NftCalico),
+            Self::NftReversePath => firewall(Flavour::NftReversePath),
+            Self::NftReversePathOnly => firewall(Flavour::NftReversePathOnly),
         }
         soon_good(lab, &ways(lab.topology()));
     }

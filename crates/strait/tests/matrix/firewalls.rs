@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(40);
 const CNI_PORT: u16 = 4789;
 
 /// Conditions whose messages have commands that open a filter.
-const OPENABLE: [&str; 2] = ["ForwardPolicyDrop", "TunnelInputDrop"];
+const OPENABLE: [&str; 3] = ["ForwardPolicyDrop", "TunnelInputDrop", "PreroutingDrop"];
 
 /// What others install.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,21 +33,33 @@ pub(crate) enum Flavour {
     NftKindnet,
     /// Calico: pools that are masqueraded, and a reverse-path filter of its own on pods' links.
     NftCalico,
+    /// A strict reverse-path filter that looks at marks, as firewalld has it for IPv6 and others for both.
+    NftReversePath,
+    /// The same without a look at marks, as firewalld had it before.
+    NftReversePathOnly,
 }
 
 impl Flavour {
     /// Whether it drops what it does not know, and is not one that the agent opens itself: an operator has to.
     const fn is_opened_by_hand(self) -> bool {
         match self {
-            Self::IptablesLegacy | Self::NftOwn => true,
-            Self::IptablesNft | Self::NftKubeProxy | Self::NftKindnet | Self::NftCalico => false,
+            Self::IptablesLegacy | Self::NftOwn | Self::NftReversePathOnly => true,
+            Self::IptablesNft
+            | Self::NftKubeProxy
+            | Self::NftKindnet
+            | Self::NftCalico
+            | Self::NftReversePath => false,
         }
     }
 
-    /// Whether it drops what it does not know.
+    /// Whether it drops what it does not know, until that is let through.
     pub(crate) const fn drops(self) -> bool {
         match self {
-            Self::IptablesLegacy | Self::IptablesNft | Self::NftOwn => true,
+            Self::IptablesLegacy
+            | Self::IptablesNft
+            | Self::NftOwn
+            | Self::NftReversePath
+            | Self::NftReversePathOnly => true,
             Self::NftKubeProxy | Self::NftKindnet | Self::NftCalico => false,
         }
     }
@@ -59,7 +71,12 @@ impl Flavour {
             match self {
                 Self::IptablesLegacy => iptables(lab, place, cluster, *family, "legacy"),
                 Self::IptablesNft => iptables(lab, place, cluster, *family, "nft"),
-                Self::NftOwn | Self::NftKubeProxy | Self::NftKindnet | Self::NftCalico => {
+                Self::NftOwn
+                | Self::NftKubeProxy
+                | Self::NftKindnet
+                | Self::NftCalico
+                | Self::NftReversePath
+                | Self::NftReversePathOnly => {
                     load(lab, place, &self.nftables(cluster, *family));
                 }
             }
@@ -72,7 +89,12 @@ impl Flavour {
             let flavour = match self {
                 Self::IptablesLegacy => "legacy",
                 Self::IptablesNft => "nft",
-                Self::NftOwn | Self::NftKubeProxy | Self::NftKindnet | Self::NftCalico => {
+                Self::NftOwn
+                | Self::NftKubeProxy
+                | Self::NftKindnet
+                | Self::NftCalico
+                | Self::NftReversePath
+                | Self::NftReversePathOnly => {
                     run(
                         lab,
                         place,
@@ -155,9 +177,22 @@ impl Flavour {
                 ]
                 .concat()
             }
+            Self::NftReversePath => reverse_path(family, "saddr . mark . iif"),
+            Self::NftReversePathOnly => reverse_path(family, "saddr . iif"),
         };
         format!("table {ip} others {{\n{chains}}}\n")
     }
+}
+
+/// Drops what came by another link than the way back leads by; of IPv6, neighbours may always be looked for.
+fn reverse_path(family: Family, asked: &str) -> String {
+    let neighbours = match family {
+        Family::V4 => "",
+        Family::V6 => "icmpv6 type { nd-router-advert, nd-neighbor-solicit } accept; ",
+    };
+    format!(
+        "chain early {{ type filter hook prerouting priority filter + 10; {neighbours}fib {asked} oif missing drop; }}\n"
+    )
 }
 
 fn tool(family: Family, flavour: &str) -> String {
