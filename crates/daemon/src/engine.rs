@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use strait_core::condition::by_name;
+use strait_core::condition::{by_name, some};
 use strait_core::{Condition, Machine, Planned, Time};
 use strait_host::{Owner, Remade};
 use strait_kernel::{Error, Event, Kernel, Outcome, Reconciler, Watch};
@@ -261,9 +261,10 @@ fn with_outcome(
     if !outcome.contended.is_empty() {
         let message = format!(
             "somebody else changes these again and again; they are tried again after 30 s: {}",
-            outcome.contended.join(", ")
+            some(&outcome.contended, ", ")
         );
-        all.push(Condition::not_ready("Contended", message));
+        let condition = Condition::not_ready("Contended", message);
+        all.push(condition.of(outcome.contended.len()));
     }
     for failure in &outcome.failures {
         let message = format!(

@@ -9,6 +9,7 @@ use strait_host::{Family, Host};
 use super::State;
 use super::view::{FamilyView, Role};
 use crate::Condition;
+use crate::condition::some;
 use crate::local::{every_link, seen};
 
 /// How many objects of a kind a message names.
@@ -180,7 +181,8 @@ impl State {
                 format!("{inner} stands for {}", outers.join(" and "))
             })
             .collect();
-        (!clashes.is_empty()).then(|| Condition::degraded("VtepCollision", clashes.join("; ")))
+        (!clashes.is_empty())
+            .then(|| Condition::degraded("VtepCollision", some(&clashes, "; ")).of(clashes.len()))
     }
 
     /// Nodes of this cluster on which another agent than ours is at work, or was.
