@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use strait_core::condition::{by_name, some};
 use strait_core::{Condition, Machine, Planned, Time};
-use strait_host::{Owner, Remade};
+use strait_host::{Change, Owner, Remade};
 use strait_kernel::{Error, Event, Kernel, Outcome, Reconciler, Watch};
 use tokio::sync::{mpsc, watch};
 
@@ -261,7 +261,7 @@ fn with_outcome(
     if !outcome.contended.is_empty() {
         let message = format!(
             "somebody else changes these again and again; they are tried again after 30 s: {}",
-            some(&outcome.contended, ", ")
+            some(outcome.contended.iter().map(Change::subject), ", ")
         );
         let condition = Condition::not_ready("Contended", message);
         all.push(condition.of(outcome.contended.len()));

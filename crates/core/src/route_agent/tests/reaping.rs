@@ -20,7 +20,7 @@ fn with_cable(ip: &str, alias: Option<&str>) -> Host {
 fn removed(s: &State) -> Vec<String> {
     let changes = diff(s.host.as_ref().unwrap(), &s.plan().wanted, &owner()).changes;
     let removed = |change: &strait_host::Change| {
-        matches!(change, strait_host::Change::RemoveLink(_)).then(|| change.subject())
+        matches!(change, strait_host::Change::RemoveLink(_)).then(|| change.subject().to_string())
     };
     let subjects = changes.iter().filter_map(removed);
     subjects
