@@ -1,11 +1,14 @@
 //! The main loop of every process that keeps a plan true on a host: events in, one pass, changes out.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use strait_core::condition::{by_name, some};
-use strait_core::{Condition, Machine, Planned, Time};
-use strait_host::{Change, Owner, Remade};
+use strait_core::{Condition, Machine, Planned, Time, path};
+use strait_host::{Owner, Remade};
 use strait_kernel::{Error, Event, Kernel, Outcome, Reconciler, Watch};
 use tokio::sync::{mpsc, watch};
 
@@ -183,7 +186,7 @@ impl<M: Machine> Engine<M> {
                 self.read_at = self.read_at.min(Instant::now() + VERIFY_SOON);
             }
         }
-        let conditions = with_outcome(plan.conditions(), &outcome, self.remade(&outcome));
+        let conditions = with_outcome(&plan, &outcome, self.remade(&outcome));
         self.readiness.conditions(by_name(&conditions));
         Pass {
             plan,
@@ -248,23 +251,34 @@ impl<M: Machine> Engine<M> {
 
 /// The plan's conditions, and what came of carrying it out.
 fn with_outcome(
-    conditions: &[Condition],
+    plan: &impl Planned,
     outcome: &Outcome,
     remade: Option<Condition>,
 ) -> Vec<Condition> {
-    let mut all = conditions.to_vec();
+    let weighed = |needed, name, message| {
+        if needed {
+            Condition::not_ready(name, message)
+        } else {
+            Condition::degraded(name, message)
+        }
+    };
+    let mut all = plan.conditions().to_vec();
     all.extend(remade);
     for conflict in &outcome.conflicts {
         let message = format!("{conflict}; it is not touched: remove or rename it");
-        all.push(Condition::not_ready("ForeignObject", message));
+        all.push(weighed(path::blocks(conflict), "ForeignObject", message));
     }
-    if !outcome.contended.is_empty() {
+    let contended = &outcome.contended;
+    let (needed, others): (Vec<_>, Vec<_>) = contended.iter().partition(|c| plan.needs(c));
+    if !contended.is_empty() {
+        // What matters most is named first.
+        let named = needed.iter().chain(&others).map(|c| c.subject());
         let message = format!(
             "somebody else changes these again and again; they are tried again after 30 s: {}",
-            some(outcome.contended.iter().map(Change::subject), ", ")
+            some(named, ", ")
         );
-        let condition = Condition::not_ready("Contended", message);
-        all.push(condition.of(outcome.contended.len()));
+        let condition = weighed(!needed.is_empty(), "Contended", message);
+        all.push(condition.of(contended.len()));
     }
     for failure in &outcome.failures {
         let message = format!(
@@ -272,7 +286,7 @@ fn with_outcome(
             failure.change.subject(),
             failure.error
         );
-        all.push(Condition::not_ready("ApplyFailed", message));
+        all.push(weighed(plan.needs(&failure.change), "ApplyFailed", message));
     }
     all
 }
