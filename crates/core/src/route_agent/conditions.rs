@@ -14,6 +14,8 @@ use crate::local::{every_link, seen};
 
 /// How many objects of a kind a message names.
 const NAMED: usize = 5;
+/// They tell of Ethernet addresses only: a node finds its way without.
+const AGENTS: &str = "RouteAgents";
 
 impl State {
     pub(super) fn source_conditions(&self) -> Vec<Condition> {
@@ -24,7 +26,12 @@ impl State {
                           failure: Option<&str>,
                           rejected: Vec<(&str, &str)>| {
             let why = failure.map(|f| format!(" ({f})")).unwrap_or_default();
-            if !known {
+            if !known && what == AGENTS {
+                let message = format!(
+                    "the list of {what} has not come yet{why}; entries towards nodes stay as they are, and nodes without one are asked for by ARP"
+                );
+                conditions.push(Condition::degraded("InputsUnknown", message));
+            } else if !known {
                 let message = format!(
                     "the list of {what} has not come yet{why}; what a predecessor left in the kernel stays"
                 );
@@ -66,7 +73,7 @@ impl State {
         );
         let s = &self.agents;
         source(
-            "RouteAgents",
+            AGENTS,
             s.is_known(),
             s.is_held(),
             s.failure(),

@@ -166,8 +166,10 @@ impl State {
         self.nodes.is_known().then(|| nodes(&self.nodes))
     }
 
+    /// Whether all is known without which nothing can be wanted. What needs RouteAgents alone is the Ethernet addresses of nodes,
+    /// and those that stand serve as long.
     fn sources_known(&self) -> bool {
-        self.endpoints.is_known() && self.nodes.is_known() && self.agents.is_known()
+        self.endpoints.is_known() && self.nodes.is_known()
     }
 
     fn wanted(&self, host: &Host, families: &[FamilyView<'_>]) -> Wanted {
