@@ -1,7 +1,11 @@
 //! What to tell of conditions as they come and go, and when: as Kubernetes Events.
 
+mod untold;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
+
+pub use untold::Untold;
 
 use crate::condition::cut;
 use crate::{Holding, Severity, Time};
@@ -24,6 +28,8 @@ pub struct Note {
     pub holds: bool,
     /// For people, at most 1024 bytes.
     pub message: String,
+    /// When it was so.
+    pub at: Time,
 }
 
 /// What was told.
@@ -102,6 +108,7 @@ impl Book {
                 reason: name,
                 holds: holds.is_some(),
                 message: cut(message, LONGEST_MESSAGE),
+                at: now,
             });
         }
         (notes, wake)
