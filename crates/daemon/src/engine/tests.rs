@@ -1,13 +1,26 @@
-//! What the main loop says of a pass.
+//! In a network namespace of their own, with routes that lead nowhere.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use strait_core::Severity;
 
-use strait_host::{Change, Conflict, Fdb, Mac, Route, RouteKind, Rule, Wanted};
+use strait_host::nft::TableId;
+use strait_host::{Change, Conflict, Fdb, Host, Mac, Owned, Route, RouteKind, Rule, Wanted};
 use strait_kernel::Failure;
+use strait_netns::Namespace;
 
 use super::*;
 
 const OURS: u8 = 181;
+
+#[derive(Default)]
+struct Routes(BTreeSet<Route>);
+
+enum Told {
+    Want(BTreeSet<Route>),
+    Nothing,
+}
 
 struct Plan(Wanted);
 
@@ -21,6 +34,46 @@ impl Planned for Plan {
     }
 }
 
+impl Machine for Routes {
+    type Input = Told;
+    type Plan = Plan;
+
+    fn apply(&mut self, input: Told, _: Time) {
+        if let Told::Want(routes) = input {
+            self.0 = routes;
+        }
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        None
+    }
+
+    fn plan(&self) -> Plan {
+        Plan(Wanted {
+            routes: Owned::Set(self.0.clone()),
+            ..Wanted::default()
+        })
+    }
+
+    fn host(_: Arc<Host>) -> Told {
+        Told::Nothing
+    }
+
+    fn tick() -> Told {
+        Told::Nothing
+    }
+}
+
+fn owner() -> Owner {
+    Owner {
+        alias: "test".to_owned(),
+        links: BTreeSet::new(),
+        route_protocol: Some(OURS),
+        rule_protocol: None,
+        tables: BTreeSet::<TableId>::new(),
+    }
+}
+
 fn route(number: u8) -> Route {
     Route {
         table: 254,
@@ -29,6 +82,73 @@ fn route(number: u8) -> Route {
         protocol: OURS,
         kind: RouteKind::Unreachable,
     }
+}
+
+fn figure(metrics: &Metrics, name: &str) -> f64 {
+    let text = metrics.text();
+    let lines = text.lines().filter_map(|line| line.strip_prefix(name));
+    lines.map(|rest| rest.trim().parse::<f64>().unwrap()).sum()
+}
+
+#[test]
+fn the_time_to_the_kernel_is_that_since_the_event_whatever_it_waits_for() {
+    const WAITS: Duration = Duration::from_millis(300);
+    let ns = Namespace::new().unwrap();
+    let metrics = Metrics::new("test");
+    ns.run_async(|| async {
+        let ip = |arguments: &str| {
+            let mut command = ns.command("ip");
+            let output = command.args(arguments.split(' ')).output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        ip("link set lo up");
+        let (inputs, arrivals) = channel(16);
+        let engine = Engine::new(
+            Routes::default(),
+            owner(),
+            arrivals,
+            Readiness::new("starting", &metrics),
+            metrics.clone(),
+            Heartbeat::new(Heartbeat::DEADLINE),
+            Duration::from_secs(60),
+        )
+        .await
+        .unwrap();
+        let all: BTreeSet<Route> = (1..=20).map(route).collect();
+        inputs.send(Told::Want(all)).await.unwrap();
+        tokio::time::sleep(WAITS).await;
+        let drain = Drain::new();
+        let (passes, mut made) = watch::channel(0_u64);
+        let look = |pass: Pass<Plan>| {
+            if !pass.outcome.made.is_empty() {
+                passes.send_modify(|count| *count += 1);
+            }
+        };
+        let meddle = async {
+            made.wait_for(|count| *count == 1).await.unwrap();
+            let sum = figure(&metrics, "strait_event_to_kernel_seconds_sum");
+            assert!((0.3..5.0).contains(&sum), "{sum}");
+            // Faster than the kernel is read: some of these wait for the next reading.
+            for number in 1..=20 {
+                ip(&format!("route delete unreachable 10.{number}.0.0/16"));
+                tokio::task::yield_now().await;
+            }
+            let there = || ip("route show proto 181").lines().count();
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while there() < 20 {
+                assert!(Instant::now() < deadline);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            drain.end();
+        };
+        tokio::join!(engine.run(&drain, look), meddle);
+        let passes = *made.borrow();
+        assert!(passes > 2, "{passes}");
+        let samples = figure(&metrics, "strait_event_to_kernel_seconds_count");
+        assert_eq!(samples, passes as f64);
+    })
+    .unwrap();
 }
 
 fn weighed(outcome: &Outcome) -> Vec<(&'static str, Severity, usize)> {
