@@ -14,6 +14,7 @@ pub mod machine;
 pub mod net;
 pub mod notes;
 pub mod object;
+pub mod path;
 pub mod remote;
 pub mod route_agent;
 pub mod silence;

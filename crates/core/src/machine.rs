@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use strait_host::{Host, Wanted};
+use strait_host::{Change, Host, Wanted};
 
 use crate::condition::Condition;
+use crate::path;
 use crate::time::Time;
 
 /// State in, plans out: what a main loop needs to know of a process.
@@ -37,4 +38,9 @@ pub trait Planned {
 
     /// What is not as it should be.
     fn conditions(&self) -> &[Condition];
+
+    /// Whether the node's own path needs this change: while it can't be made, the process is not ready.
+    fn needs(&self, change: &Change) -> bool {
+        path::needs(change)
+    }
 }

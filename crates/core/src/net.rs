@@ -39,6 +39,11 @@ impl FromIterator<IpNet> for Prefixes {
 }
 
 impl Prefixes {
+    /// All of them, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &IpNet> {
+        self.0.iter()
+    }
+
     /// Whether an address is in one of them.
     #[must_use]
     pub fn contains(&self, ip: &IpAddr) -> bool {

@@ -1,8 +1,13 @@
 //! What to tell of conditions as they come and go, and when: as Kubernetes Events.
 
+mod untold;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+pub use untold::Untold;
+
+use crate::condition::cut;
 use crate::{Holding, Severity, Time};
 
 /// The least time between two notes about one condition; it doubles with each …
@@ -23,6 +28,8 @@ pub struct Note {
     pub holds: bool,
     /// For people, at most 1024 bytes.
     pub message: String,
+    /// When it was so.
+    pub at: Time,
 }
 
 /// What was told.
@@ -100,7 +107,8 @@ impl Book {
             notes.push(Note {
                 reason: name,
                 holds: holds.is_some(),
-                message: cut(message),
+                message: cut(message, LONGEST_MESSAGE),
+                at: now,
             });
         }
         (notes, wake)
@@ -115,16 +123,6 @@ impl Book {
     }
 }
 
-/// No longer than an Event's message may be, with a sign that something is missing.
-fn cut(mut message: String) -> String {
-    const SIGN: char = '…';
-    if message.len() > LONGEST_MESSAGE {
-        message.truncate(message.floor_char_boundary(LONGEST_MESSAGE - SIGN.len_utf8()));
-        message.push(SIGN);
-    }
-    message
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,7 +131,15 @@ mod tests {
         all.iter()
             .map(|(name, severity, message)| {
                 let (severity, message) = (*severity, (*message).to_owned());
-                (*name, Holding { severity, message })
+                let count = 1;
+                (
+                    *name,
+                    Holding {
+                        severity,
+                        message,
+                        count,
+                    },
+                )
             })
             .collect()
     }
@@ -215,7 +221,7 @@ mod tests {
             ("é".repeat(5000), 1023),
             ("💥".repeat(300), 1023),
         ] {
-            let short = cut(text.clone());
+            let short = cut(text.clone(), LONGEST_MESSAGE);
             assert_eq!(short.len(), expected, "{text}");
             let kept = short.trim_end_matches('…');
             assert!(text.starts_with(kept) && (kept.len() >= 1018 || short == text));

@@ -9,6 +9,7 @@ use strait_api::{ClusterId, Endpoint};
 use strait_host::{Family, Mac};
 
 use crate::Condition;
+use crate::condition::some;
 use crate::driver::Driver;
 use crate::net::{ip_of, never_remote, overlap};
 
@@ -162,7 +163,8 @@ pub fn remotes<'a>(
         });
     }
     let say = |name, before: &str, all: Vec<String>| {
-        (!all.is_empty()).then(|| Condition::degraded(name, format!("{before}{}", all.join("; "))))
+        let message = format!("{before}{}", some(&all, "; "));
+        (!all.is_empty()).then(|| Condition::degraded(name, message).of(all.len()))
     };
     let conditions = [
         say(

@@ -155,6 +155,12 @@ impl State {
             inherited_macs: BTreeMap::new(),
         }
     }
+
+    /// Whether the list of RouteAgents is still to come, as far as is known. A plan goes on without, and is another one with it.
+    #[must_use]
+    pub fn awaits_agents(&self) -> bool {
+        !self.agents.is_known() && self.agents.failure().is_none()
+    }
 }
 
 impl Machine for State {

@@ -1,13 +1,19 @@
 //! The main loop of every process that keeps a plan true on a host: events in, one pass, changes out.
 
+mod arrivals;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use strait_core::condition::by_name;
-use strait_core::{Condition, Machine, Planned, Time};
+use arrivals::Waiting;
+pub use arrivals::{Arrivals, Inputs, NotTaken, channel};
+use strait_core::condition::{by_name, some};
+use strait_core::{Condition, Machine, Planned, Time, path};
 use strait_host::{Owner, Remade};
 use strait_kernel::{Error, Event, Kernel, Outcome, Reconciler, Watch};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use crate::{Drain, Heartbeat, Metrics, Readiness};
 
@@ -27,7 +33,8 @@ const SAID: Duration = Duration::from_secs(60);
 /// The loop, with what it needs.
 pub struct Engine<M: Machine> {
     state: M,
-    inputs: mpsc::Receiver<M::Input>,
+    inputs: Arrivals<M::Input>,
+    waiting: Waiting,
     reconciler: Reconciler,
     events: Watch,
     readiness: Readiness,
@@ -61,7 +68,7 @@ impl<M: Machine> Engine<M> {
     pub async fn new(
         state: M,
         owner: Owner,
-        inputs: mpsc::Receiver<M::Input>,
+        inputs: Arrivals<M::Input>,
         readiness: Readiness,
         metrics: Metrics,
         heartbeat: Heartbeat,
@@ -71,6 +78,7 @@ impl<M: Machine> Engine<M> {
         Ok(Self {
             state,
             inputs,
+            waiting: Waiting::default(),
             events: kernel.watch()?,
             reconciler: Reconciler::new(kernel, owner),
             readiness,
@@ -96,18 +104,17 @@ impl<M: Machine> Engine<M> {
             if let Some(Time(at)) = self.state.deadline() {
                 wake = wake.min(self.begun + at);
             }
-            let arrived;
             tokio::select! {
                 () = drain.ended() => return,
-                Some(input) = self.inputs.recv() => {
-                    arrived = Some(Instant::now());
+                Some((at, input)) = self.inputs.next() => {
+                    self.waiting.input(at);
                     self.fold(input);
                 }
                 event = self.events.next() => {
                     if !self.reconciler.concerns(&event) {
                         continue;
                     }
-                    arrived = Some(Instant::now());
+                    self.waiting.kernel(Instant::now());
                     if matches!(event, Event::Overrun) {
                         tracing::info!("kernel events were lost: reading everything anew");
                     }
@@ -117,16 +124,18 @@ impl<M: Machine> Engine<M> {
                     if wake > beat {
                         continue;
                     }
-                    arrived = None;
                     self.fold(M::tick());
                 }
             }
-            while let Ok(input) = self.inputs.try_recv() {
+            while let Ok((at, input)) = self.inputs.try_next() {
+                self.waiting.input(at);
                 self.fold(input);
             }
             let reading = self.read_at <= Instant::now();
             if reading {
-                self.events.drain();
+                if self.events.drain() > 0 {
+                    self.waiting.kernel(Instant::now());
+                }
                 last_read = Instant::now();
                 self.read_at = last_read + self.verify;
                 if !self.read().await {
@@ -134,7 +143,7 @@ impl<M: Machine> Engine<M> {
                     continue;
                 }
             }
-            let pass = self.pass(arrived, reading).await;
+            let pass = self.pass(reading).await;
             last_pass = Instant::now();
             if reading && pass.outcome.made.is_empty() && pass.outcome.failures.is_empty() {
                 self.metrics.verified(last_read.elapsed());
@@ -161,7 +170,8 @@ impl<M: Machine> Engine<M> {
         }
     }
 
-    async fn pass(&mut self, arrived: Option<Instant>, verified: bool) -> Pass<M::Plan> {
+    async fn pass(&mut self, verified: bool) -> Pass<M::Plan> {
+        let arrived = self.waiting.take(verified);
         let mut plan = self.state.plan();
         let outcome = self.reconciler.make(plan.take_wanted()).await;
         self.metrics.pass();
@@ -183,7 +193,7 @@ impl<M: Machine> Engine<M> {
                 self.read_at = self.read_at.min(Instant::now() + VERIFY_SOON);
             }
         }
-        let conditions = with_outcome(plan.conditions(), &outcome, self.remade(&outcome));
+        let conditions = with_outcome(&plan, &outcome, self.remade(&outcome));
         self.readiness.conditions(by_name(&conditions));
         Pass {
             plan,
@@ -248,22 +258,34 @@ impl<M: Machine> Engine<M> {
 
 /// The plan's conditions, and what came of carrying it out.
 fn with_outcome(
-    conditions: &[Condition],
+    plan: &impl Planned,
     outcome: &Outcome,
     remade: Option<Condition>,
 ) -> Vec<Condition> {
-    let mut all = conditions.to_vec();
+    let weighed = |needed, name, message| {
+        if needed {
+            Condition::not_ready(name, message)
+        } else {
+            Condition::degraded(name, message)
+        }
+    };
+    let mut all = plan.conditions().to_vec();
     all.extend(remade);
     for conflict in &outcome.conflicts {
         let message = format!("{conflict}; it is not touched: remove or rename it");
-        all.push(Condition::not_ready("ForeignObject", message));
+        all.push(weighed(path::blocks(conflict), "ForeignObject", message));
     }
-    if !outcome.contended.is_empty() {
+    let contended = &outcome.contended;
+    let (needed, others): (Vec<_>, Vec<_>) = contended.iter().partition(|c| plan.needs(c));
+    if !contended.is_empty() {
+        // What matters most is named first.
+        let named = needed.iter().chain(&others).map(|c| c.subject());
         let message = format!(
             "somebody else changes these again and again; they are tried again after 30 s: {}",
-            outcome.contended.join(", ")
+            some(named, ", ")
         );
-        all.push(Condition::not_ready("Contended", message));
+        let condition = weighed(!needed.is_empty(), "Contended", message);
+        all.push(condition.of(contended.len()));
     }
     for failure in &outcome.failures {
         let message = format!(
@@ -271,7 +293,7 @@ fn with_outcome(
             failure.change.subject(),
             failure.error
         );
-        all.push(Condition::not_ready("ApplyFailed", message));
+        all.push(weighed(plan.needs(&failure.change), "ApplyFailed", message));
     }
     all
 }
@@ -288,7 +310,7 @@ pub fn replace<T: PartialEq>(to: &watch::Sender<T>, new: T) {
 /// Forwards a stream of events into the loop, until either end is gone.
 pub fn forward<I: Send + 'static>(
     stream: impl futures::Stream<Item = I> + Send + 'static,
-    to: &mpsc::Sender<I>,
+    to: &Inputs<I>,
 ) {
     let to = to.clone();
     tokio::spawn(async move {

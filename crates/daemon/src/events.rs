@@ -1,5 +1,6 @@
 //! Kubernetes Events about this node, for `kubectl describe node`: one when a condition begins, when its severity changes, and
-//! when it ends. Nothing waits for them, and no failure to write one matters to anything else.
+//! when it ends. Nothing waits for them, and no failure to write one matters to anything else: while the API server is away, the
+//! newest about each condition is kept.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, PostParams};
 use kube::{Client, Error};
 use strait_core::Time as Moment;
-use strait_core::notes::{Book, Note};
+use strait_core::notes::{Book, Note, Untold};
 use tokio::time::{sleep, sleep_until};
 
 use crate::kube::describe;
@@ -20,9 +21,6 @@ use crate::{Metrics, Readiness};
 const NAMESPACE: &str = "default";
 /// What holds only while a process starts is not told.
 const STARTING: Duration = Duration::from_secs(2);
-/// How often an Event is tried to be written; the pauses between double, from half a second.
-const TRIES: u32 = 5;
-
 /// Who tells, and about which node.
 #[derive(Debug, Clone)]
 pub struct Reporter {
@@ -40,25 +38,43 @@ pub fn start(client: Client, readiness: &Readiness, metrics: Metrics, reporter: 
         let api: Api<Event> = Api::namespaced(client, NAMESPACE);
         let begun = Instant::now();
         let mut book = Book::default();
-        let mut told = false;
+        let mut untold = Untold::default();
+        let mut warned = false;
         loop {
             let conditions = known.borrow_and_update().conditions.clone();
-            let (notes, wake) = book.due(Moment(begun.elapsed()), &conditions);
-            for note in &notes {
-                match write(&api, &reporter, note).await {
-                    Ok(()) => told = false,
-                    Err(error) => {
-                        if !told {
-                            let error = describe(&error);
-                            tracing::warn!(error, event = note.reason, "an Event can't be written");
-                            told = true;
-                        }
-                        metrics.error("EventWrite");
-                    }
+            let now = Moment(begun.elapsed());
+            let (notes, wake) = book.due(now, &conditions);
+            untold.add(notes);
+            let due = untold.due(now);
+            let mut failed = false;
+            for note in &due {
+                let ago = begun.elapsed().saturating_sub(note.at.0);
+                let Err(error) = once(&api, &reporter, note, ago).await else {
+                    untold.done(note);
+                    warned = false;
+                    continue;
+                };
+                if !warned {
+                    let error = describe(&error);
+                    tracing::warn!(error, event = note.reason, "an Event can't be written");
+                    warned = true;
+                }
+                metrics.error("EventWrite");
+                if is_final(&error) {
+                    untold.done(note);
+                } else {
+                    failed = true;
+                }
+                if !matches!(error, Error::Api(_)) {
+                    // Nobody answers: the others need not wait for that too.
+                    break;
                 }
             }
+            if !due.is_empty() {
+                untold.tried(failed, Moment(begun.elapsed()));
+            }
             let waiting = async {
-                match wake {
+                match wake.into_iter().chain(untold.wake()).min() {
                     Some(Moment(at)) => sleep_until((begun + at).into()).await,
                     None => std::future::pending().await,
                 }
@@ -71,33 +87,24 @@ pub fn start(client: Client, readiness: &Readiness, metrics: Metrics, reporter: 
     });
 }
 
-/// Writes an Event, or counts it in the one that says the same already.
-async fn write(api: &Api<Event>, reporter: &Reporter, note: &Note) -> Result<(), Error> {
-    let mut pause = Duration::from_millis(500);
-    let mut tries = 1;
-    loop {
-        match once(api, reporter, note).await {
-            Err(error) if tries < TRIES && !is_final(&error) => {
-                tries += 1;
-                sleep(pause).await;
-                pause *= 2;
-            }
-            other => return other,
-        }
-    }
-}
-
 /// Whether another try would end alike.
 fn is_final(error: &Error) -> bool {
     let Error::Api(status) = error else {
         return false;
     };
-    // A conflict, or one that expired between two requests, does not.
-    (400..500).contains(&status.code) && ![404, 408, 409, 429].contains(&status.code)
+    // A conflict, or one that expired between two requests, does not; and rights may come, as while a server starts.
+    (400..500).contains(&status.code) && ![401, 403, 404, 408, 409, 429].contains(&status.code)
 }
 
-async fn once(api: &Api<Event>, reporter: &Reporter, note: &Note) -> Result<(), Error> {
-    let new = reporter.event(note, Timestamp::now());
+/// Writes an Event about what was so `ago`, or counts it in the one that says the same already.
+async fn once(
+    api: &Api<Event>,
+    reporter: &Reporter,
+    note: &Note,
+    ago: Duration,
+) -> Result<(), Error> {
+    let now = Timestamp::now();
+    let new = reporter.event(note, now.checked_sub(ago).unwrap_or(now));
     let params = PostParams {
         field_manager: Some(MANAGER.to_owned()),
         ..PostParams::default()

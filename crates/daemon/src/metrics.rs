@@ -44,6 +44,7 @@ pub struct Metrics {
     /// Names without our prefix.
     others: Arc<Mutex<Registry>>,
     conditions: Family<ByCondition, Gauge>,
+    condition_counts: Family<ByCondition, Gauge>,
     passes: Counter,
     changes: Family<ByObject, Counter>,
     repairs: Family<ByObject, Counter>,
@@ -54,6 +55,7 @@ pub struct Metrics {
 
 impl Metrics {
     /// The families that every process has: `strait_build_info{process,version}`, `strait_condition{condition}`,
+    /// `strait_condition_objects{condition}`,
     /// `strait_passes_total`, `strait_changes_total{object}`, `strait_drift_repairs_total{object}`,
     /// `strait_errors_total{kind}`, `strait_event_to_kernel_seconds` and `strait_verify_seconds`.
     #[must_use]
@@ -72,6 +74,12 @@ impl Metrics {
             "condition",
             "1 while the condition holds",
             conditions.clone(),
+        );
+        let condition_counts = Family::default();
+        registry.register(
+            "condition_objects",
+            "Of how many things the condition tells, while it holds",
+            condition_counts.clone(),
         );
         let passes = Counter::default();
         registry.register("passes", "Passes over the plan", passes.clone());
@@ -107,6 +115,7 @@ impl Metrics {
             registry: Arc::new(Mutex::new(registry)),
             others: Arc::default(),
             conditions,
+            condition_counts,
             passes,
             changes,
             repairs,
@@ -182,12 +191,17 @@ impl Metrics {
         text
     }
 
-    pub(crate) fn condition(&self, condition: &str, holds: bool) {
+    /// A condition holds of so many things; of none, it does not hold.
+    pub(crate) fn condition(&self, condition: &str, count: usize) {
+        let label = ByCondition {
+            condition: condition.to_owned(),
+        };
         self.conditions
-            .get_or_create(&ByCondition {
-                condition: condition.to_owned(),
-            })
-            .set(i64::from(holds));
+            .get_or_create(&label)
+            .set(i64::from(count > 0));
+        self.condition_counts
+            .get_or_create(&label)
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 }
 

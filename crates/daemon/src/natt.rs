@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 use strait_core::Time;
 use strait_core::discovery::{Finder, Heard, Results, Wanted};
 use strait_host::Family;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::sleep_until;
 
 use crate::Metrics;
+use crate::engine::Inputs;
 use gauges::Gauges;
 use socket::Sockets;
 
@@ -28,7 +29,7 @@ const LONG: Duration = Duration::from_secs(3600);
 /// is dropped or nobody listens to results any more. `to` gets all results as an `input` when any changes.
 pub fn start<I: Send + 'static>(
     metrics: &Metrics,
-    to: mpsc::Sender<I>,
+    to: Inputs<I>,
     input: fn(Results) -> I,
 ) -> watch::Sender<Wanted> {
     let (sender, wanted) = watch::channel(Wanted::default());
@@ -53,7 +54,7 @@ struct Driver<I> {
     gauges: Gauges,
     errors: Metrics,
     told: Results,
-    to: mpsc::Sender<I>,
+    to: Inputs<I>,
     input: fn(Results) -> I,
 }
 

@@ -18,10 +18,11 @@ use strait_api::gateway::ConnectionStatus;
 use strait_core::Time;
 use strait_core::health::{Checker, Report, Results, Settings, Target, Way};
 use strait_host::Family;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::sleep_until;
 
 use crate::Metrics;
+use crate::engine::Inputs;
 use gauges::Gauges;
 pub use settings::{HEALTH, HealthSettings, SELF_TEST};
 use socket::Sockets;
@@ -43,7 +44,7 @@ pub fn start<I: Send + 'static>(
     settings: Settings,
     refresh: Duration,
     metrics: &Metrics,
-    to: mpsc::Sender<I>,
+    to: Inputs<I>,
     input: fn(Results) -> I,
 ) -> io::Result<watch::Sender<BTreeSet<Target>>> {
     let (sender, targets) = watch::channel(BTreeSet::new());
@@ -75,7 +76,7 @@ struct Driver<I> {
     gauges: Gauges,
     errors: Metrics,
     told: Results,
-    to: mpsc::Sender<I>,
+    to: Inputs<I>,
     input: fn(Results) -> I,
 }
 

@@ -40,6 +40,8 @@ pub struct State {
     pub not_ready: Option<String>,
     /// Message by condition, such as `VtepMismatch`; empty when all is well.
     pub degraded: BTreeMap<String, String>,
+    /// Of how many things each condition tells; messages name the first few only.
+    pub counts: BTreeMap<String, usize>,
 }
 
 impl Readiness {
@@ -65,7 +67,7 @@ impl Readiness {
             for name in known.conditions.keys() {
                 if !conditions.contains_key(name) {
                     tracing::info!(condition = name, "recovered");
-                    self.metrics.condition(name, false);
+                    self.metrics.condition(name, 0);
                 }
             }
             for (name, holding) in &conditions {
@@ -77,7 +79,7 @@ impl Readiness {
                     Severity::Degraded => tracing::warn!(condition = name, message, "degraded"),
                     Severity::NotReady => tracing::warn!(condition = name, message, "not ready"),
                 }
-                self.metrics.condition(name, true);
+                self.metrics.condition(name, holding.count);
             }
             if !was_ready && ready(&conditions) {
                 tracing::info!("ready");
@@ -113,6 +115,9 @@ impl Readiness {
             not_ready: known.starting.clone().or(blocking),
             degraded: of(Severity::Degraded)
                 .map(|(name, holding)| ((*name).to_owned(), holding.message.clone()))
+                .collect(),
+            counts: (known.conditions.iter())
+                .map(|(name, holding)| ((*name).to_owned(), holding.count))
                 .collect(),
         }
     }

@@ -107,7 +107,11 @@ async fn pass(
 async fn left(reconciler: &mut Reconciler) -> Result<(), UninstallError> {
     reconciler.observe().await?;
     let pending = reconciler.pending(&Wanted::nothing()).unwrap_or_default();
-    let left: Vec<String> = pending.changes.iter().map(Change::subject).collect();
+    let left = pending
+        .changes
+        .iter()
+        .map(|left| left.subject().to_string());
+    let left: Vec<String> = left.collect();
     if left.is_empty() {
         Ok(())
     } else {

@@ -8,10 +8,11 @@ use std::time::{Duration, SystemTime};
 use strait_api::names::CABLE_WIREGUARD;
 use strait_cable::{Choice, Device, Keys, Kind, PrivateKey, Rotation, RotationError};
 use strait_core::gateway::{self, Input, KeyStep, Tunnel, Tunnels};
+use strait_daemon::engine::Inputs;
 use strait_daemon::{Heartbeat, Metrics};
 use strait_host::{Key, WireGuard};
 use tokio::runtime;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::gauges::Gauges;
@@ -63,7 +64,7 @@ impl Cable {
         heart: Heartbeat,
         metrics: Metrics,
         gauges: Gauges,
-        inputs: mpsc::Sender<Input>,
+        inputs: Inputs<Input>,
     ) -> std::io::Result<Self> {
         let (wanted, orders) = watch::channel(Orders::default());
         // A thread of its own: tunnels don't wait for the main loop, nor that for files and devices.
@@ -122,7 +123,7 @@ async fn open(
     settings: &Settings,
     mut held: Option<Held>,
     heart: &Heartbeat,
-    inputs: &mpsc::Sender<Input>,
+    inputs: &Inputs<Input>,
 ) -> (Box<dyn Device>, gateway::Device) {
     let mut pause = RETRY;
     loop {
@@ -216,7 +217,7 @@ struct Keeper {
     heart: Heartbeat,
     metrics: Metrics,
     gauges: Gauges,
-    inputs: mpsc::Sender<Input>,
+    inputs: Inputs<Input>,
     told: Option<Tunnels>,
     successors: Successors,
 }

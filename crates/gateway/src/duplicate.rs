@@ -11,7 +11,7 @@ use strait_api::{Kind, Object, Term};
 use strait_core::gateway::{Input, Settings, Standing, State};
 use strait_core::{Driver, Event, Machine, Time};
 use strait_daemon::Metrics;
-use strait_daemon::engine::replace;
+use strait_daemon::engine::{channel, replace};
 use strait_daemon::objects::Annotations;
 use strait_daemon::writer::{self, Report};
 use strait_host::{Address, Host, Link, LinkKind, Scope};
@@ -79,7 +79,7 @@ fn start(octet: u8, cluster: Client, broker: Client) -> Gateway {
         version: "test".into(),
         uid: format!("uid-{octet}"),
     };
-    let (to, mut from) = mpsc::channel(1024);
+    let (to, mut from) = channel(1024);
     inputs::start(&cluster, &broker, &settings, &to);
     let metrics = Metrics::new("test");
     let (written, mut reports) = mpsc::unbounded_channel();

@@ -12,7 +12,7 @@ use strait_core::gateway::election::{Election, Input, LeaseOperation, Output, Se
 use strait_core::gateway::{self, Known, Standing};
 use strait_core::hello::Refusal;
 use strait_core::silence::{LOOK, Silence};
-use strait_daemon::engine::replace;
+use strait_daemon::engine::{Inputs, replace};
 use strait_daemon::hello::{Dropped, Finding, Sockets, random, secrets};
 use strait_daemon::holder::Slate;
 use strait_daemon::{Drain, Heartbeat, Metrics, lease};
@@ -52,10 +52,10 @@ pub(crate) fn start(
     namespace: &str,
     metrics: &Metrics,
     process: Process<'_>,
-    to: mpsc::Sender<gateway::Input>,
+    to: Inputs<gateway::Input>,
 ) -> anyhow::Result<watch::Sender<Option<Known>>> {
     let (known, orders) = watch::channel(None);
-    let (standing, mut told) = watch::channel(Standing::default());
+    let (standing, mut told) = watch::channel((Instant::now(), Standing::default()));
     let (heard, mut others) = watch::channel(BTreeSet::new());
     let limit = settings.renew_deadline;
     let beat = settings.timing.interval;
@@ -99,8 +99,9 @@ pub(crate) fn start(
     });
     tokio::spawn(async move {
         while told.changed().await.is_ok() {
-            let standing = told.borrow_and_update().clone();
-            if to.send(gateway::Input::Standing(standing)).await.is_err() {
+            let (at, standing) = told.borrow_and_update().clone();
+            let input = gateway::Input::Standing(standing);
+            if to.send_since(at, input).await.is_err() {
                 return;
             }
         }
@@ -118,7 +119,7 @@ struct Member {
     beat: Duration,
     main_loop: MainLoop,
     operations: mpsc::UnboundedSender<LeaseOperation>,
-    standing: watch::Sender<Standing>,
+    standing: watch::Sender<(Instant, Standing)>,
     heard: watch::Sender<BTreeSet<String>>,
 }
 
@@ -178,7 +179,7 @@ impl Member {
             self.notes.beat();
             self.tell();
             if leaving && self.election.is_over(self.now()) {
-                if *self.standing.borrow() == Standing::Standby {
+                if self.standing.borrow().1 == Standing::Standby {
                     sleep(LINGER).await;
                 }
                 return;
@@ -244,7 +245,7 @@ impl Member {
         let standing = self.election.standing(self.now());
         let newest = self.election.newest();
         self.standing.send_if_modified(|told| {
-            let changed = *told != standing;
+            let changed = told.1 != standing;
             if changed {
                 let kind = |s: &Standing| match s {
                     Standing::Unknown(_) => None,
@@ -257,7 +258,7 @@ impl Member {
                     });
                     tracing::info!(holder, term, "this gateway is {kind}");
                 }
-                told.clone_from(&standing);
+                *told = (Instant::now(), standing);
             }
             changed
         });

@@ -11,18 +11,12 @@ use strait_api::names::ANNOTATION_UPDATE_TIMESTAMP;
 use strait_api::{Cluster, Endpoint, EndpointSpec, Kind, Node};
 use strait_core::gateway::{HEARTBEAT, Input, Seen, Settings, Signs};
 use strait_core::{Entry, Event, Time};
-use strait_daemon::engine::forward;
+use strait_daemon::engine::{Inputs, forward};
 use strait_daemon::objects::events;
-use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
 /// Starts all watches.
-pub(crate) fn start(
-    cluster: &Client,
-    broker: &Client,
-    settings: &Settings,
-    to: &mpsc::Sender<Input>,
-) {
+pub(crate) fn start(cluster: &Client, broker: &Client, settings: &Settings, to: &Inputs<Input>) {
     beat(to.clone());
     let local = Some(settings.namespace.as_str());
     let remote = Some(settings.broker_namespace.as_str());
@@ -46,7 +40,7 @@ pub(crate) fn start(
 }
 
 /// Gateway objects: each is written every few seconds, and mostly says the same.
-async fn gateways(cluster: Client, settings: Settings, to: mpsc::Sender<Input>) {
+async fn gateways(cluster: Client, settings: Settings, to: Inputs<Input>) {
     let namespace = Some(settings.namespace.as_str());
     let mut all = pin!(events(&cluster, Kind::Gateway, namespace, |o| {
         let status = o.section::<GatewayStatus>("status");
@@ -114,7 +108,7 @@ fn is_news(
 }
 
 /// Beats at once, before anything is published, and then as often as it should.
-fn beat(to: mpsc::Sender<Input>) {
+fn beat(to: Inputs<Input>) {
     let now = || {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         now.unwrap_or_default().as_secs()

@@ -9,9 +9,10 @@ use kube::{Api, Client};
 use strait_core::Time;
 use strait_core::gateway::Input;
 use strait_core::gateway::public::{Answer, Ask, Public, Query, Resolver};
+use strait_daemon::engine::Inputs;
 use strait_daemon::kube::{Proxies, describe, site_client};
 use tokio::net::lookup_host;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::{sleep_until, timeout};
 
 /// How long one question may take.
@@ -26,7 +27,7 @@ pub(crate) fn start(
     cluster: Client,
     namespace: String,
     proxies: Proxies,
-    to: mpsc::Sender<Input>,
+    to: Inputs<Input>,
 ) -> watch::Sender<Ask> {
     let (sender, asks) = watch::channel(Ask::default());
     let asker = Asker {
@@ -39,7 +40,7 @@ pub(crate) fn start(
     sender
 }
 
-async fn run(asker: Asker, mut asks: watch::Receiver<Ask>, to: mpsc::Sender<Input>) {
+async fn run(asker: Asker, mut asks: watch::Receiver<Ask>, to: Inputs<Input>) {
     let begun = Instant::now();
     let mut resolver = Resolver::new();
     let mut told = Public::default();

@@ -13,7 +13,7 @@ use strait_core::discovery::Wanted;
 use strait_core::gateway::public::Ask;
 use strait_core::gateway::{Input, Known, Plan, State, owner, tell};
 use strait_core::health::Target;
-use strait_daemon::engine::{Engine, Pass, replace};
+use strait_daemon::engine::{Engine, Pass, channel, replace};
 use strait_daemon::events::{self, Reporter};
 use strait_daemon::http::Admin;
 use strait_daemon::kube::{broker_client, cluster_client};
@@ -77,7 +77,7 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         .context("client of the cluster's API")?;
     let proxies = configuration.access.proxies;
     let broker = broker_client(&configuration.broker).context("client of the broker's API")?;
-    let (sender, inputs) = mpsc::channel(QUEUE);
+    let (sender, inputs) = channel(QUEUE);
     inputs::start(&cluster, &broker, &configuration.core, &sender);
     events::start(
         cluster.clone(),

@@ -95,36 +95,6 @@ impl Change {
         }
     }
 
-    /// The object that it is about, for people: its kind, and what tells it from others.
-    #[must_use]
-    pub fn subject(&self) -> String {
-        match self {
-            Self::CreateLink(name, _) | Self::ChangeLink(name, _) | Self::RemoveLink(name) => {
-                format!("link {name}")
-            }
-            Self::AddAddress(a) | Self::RemoveAddress(a) => {
-                format!("address {} on {}", a.net, a.link)
-            }
-            Self::SetNeighbour(n) | Self::RemoveNeighbour(n) => {
-                format!("neighbour {} on {}", n.ip, n.link)
-            }
-            Self::SetFdb(f) | Self::RemoveFdb(f) => {
-                format!("forwarding entry {} to {} on {}", f.mac, f.dst, f.link)
-            }
-            Self::Nft(_) => "nftables table".to_owned(),
-            Self::SetAccepts(table, chain, _) => {
-                format!("accept rules in {} {chain}", String::from(table.clone()))
-            }
-            Self::SetSysctl(path, _) => format!("sysctl {path}"),
-            Self::SetRoute(r) | Self::RemoveRoute(r) => {
-                format!("route {} metric {} in table {}", r.dst, r.metric, r.table)
-            }
-            Self::AddRule(r) | Self::RemoveRule(r) => {
-                format!("{} rule {} to table {}", r.family, r.priority, r.table)
-            }
-        }
-    }
-
     /// The kind of object, for metrics and logs.
     #[must_use]
     pub fn object(&self) -> &'static str {
@@ -203,14 +173,7 @@ impl Host {
 
     /// Removes routes of the same key. They stand side by side, since routes are ordered by it first; there may be thousands.
     fn remove_replaced(&mut self, route: &Route) {
-        let first = Route {
-            protocol: 0,
-            kind: RouteKind::Unicast {
-                hops: Vec::new(),
-                src: None,
-            },
-            ..route.clone()
-        };
+        let first = Route::first(route.table, route.dst, route.metric);
         let same = self.routes.range(first..);
         let same = same.take_while(|have| have.key() == route.key());
         for route in same.cloned().collect::<Vec<_>>() {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use crate::Change;
+use crate::{Change, Subject, Wanted};
 
 /// This many repairs of one object …
 const REPAIRS: usize = 5;
@@ -17,19 +17,28 @@ const APART: Duration = Duration::from_millis(200);
 /// Counts repairs by object. Time is that since any fixed moment.
 #[derive(Debug, Clone, Default)]
 pub struct Contention {
-    repairs: BTreeMap<String, VecDeque<Duration>>,
-    held: BTreeMap<String, Duration>,
+    repairs: BTreeMap<Subject, VecDeque<Duration>>,
+    held: BTreeMap<Subject, Held>,
+}
+
+#[derive(Debug, Clone)]
+struct Held {
+    /// The repair that was one too many.
+    change: Change,
+    until: Duration,
 }
 
 impl Contention {
     /// Keeps the changes of objects that are not held.
     pub fn admit(&mut self, mut changes: Vec<Change>, now: Duration) -> Vec<Change> {
-        self.held.retain(|_, until| *until > now);
-        changes.retain(|change| !self.held.contains_key(&change.subject()));
+        self.held.retain(|_, held| held.until > now);
+        if !self.held.is_empty() {
+            changes.retain(|change| !self.held.contains_key(&change.subject()));
+        }
         changes
     }
 
-    /// These were made though what is wanted is as it was: somebody else had changed the host.
+    /// These were made though what is wanted of them is as it was: somebody else had changed the host.
     pub fn repaired<'a>(&mut self, changes: impl IntoIterator<Item = &'a Change>, now: Duration) {
         for change in changes {
             let subject = change.subject();
@@ -41,7 +50,11 @@ impl Contention {
             }
             if times.len() >= REPAIRS {
                 self.repairs.remove(&subject);
-                self.held.insert(subject, now + HOLD);
+                let held = Held {
+                    change: brief(change),
+                    until: now + HOLD,
+                };
+                self.held.insert(subject, held);
             }
         }
         self.repairs.retain(|_, times| {
@@ -51,21 +64,46 @@ impl Contention {
         });
     }
 
-    /// Forgets everything: what is wanted has changed.
-    pub fn forget(&mut self) {
-        self.repairs.clear();
-        self.held.clear();
+    /// Forgets objects of which something else is wanted now than before; what becomes of others says nothing about the rest.
+    pub fn forget(&mut self, before: &Wanted, now: &Wanted) {
+        let same = |subject: &Subject| before.of(subject) == now.of(subject);
+        self.repairs.retain(|subject, _| same(subject));
+        self.held.retain(|subject, _| same(subject));
     }
 
-    /// What is left alone at present.
-    pub fn held(&self) -> impl Iterator<Item = &str> {
-        self.held.keys().map(String::as_str)
+    /// What is left alone at present: of each object a change that would be made. Of long ones it tells only what they are about.
+    pub fn held(&self) -> impl Iterator<Item = &Change> {
+        self.held.values().map(|held| &held.change)
     }
 
     /// When the next object is tried again.
     #[must_use]
     pub fn deadline(&self) -> Option<Duration> {
-        self.held.values().min().copied()
+        self.held.values().map(|held| held.until).min()
+    }
+}
+
+/// The same change without what may be long.
+fn brief(change: &Change) -> Change {
+    match change {
+        Change::Nft(_) => Change::Nft(Vec::new()),
+        Change::SetAccepts(table, chain, _) => {
+            Change::SetAccepts(table.clone(), chain.clone(), Vec::new())
+        }
+        Change::CreateLink(..)
+        | Change::ChangeLink(..)
+        | Change::RemoveLink(_)
+        | Change::AddAddress(_)
+        | Change::RemoveAddress(_)
+        | Change::SetNeighbour(_)
+        | Change::RemoveNeighbour(_)
+        | Change::SetFdb(_)
+        | Change::RemoveFdb(_)
+        | Change::SetSysctl(..)
+        | Change::SetRoute(_)
+        | Change::RemoveRoute(_)
+        | Change::AddRule(_)
+        | Change::RemoveRule(_) => change.clone(),
     }
 }
 
@@ -95,7 +133,8 @@ mod tests {
             assert!(pass(&mut c, "a", at(second)), "repair {second}");
         }
         assert!(!pass(&mut c, "a", at(5)));
-        assert_eq!(c.held().collect::<Vec<_>>(), ["sysctl a"]);
+        let held: Vec<String> = c.held().map(|held| held.subject().to_string()).collect();
+        assert_eq!(held, ["sysctl a"]);
         assert!(pass(&mut c, "b", at(5)), "others are not affected");
         assert_eq!(c.deadline(), Some(at(34)));
         assert!(!pass(&mut c, "a", at(33)));
@@ -123,12 +162,39 @@ mod tests {
     }
 
     #[test]
-    fn a_new_wish_is_carried_out_at_once() {
+    fn a_new_wish_is_carried_out_at_once_and_others_stay_held() {
+        let wanted = |a: &str| Wanted {
+            sysctls: [("a", a), ("b", "1")]
+                .map(|(path, value)| (path.to_owned(), value.to_owned()))
+                .into(),
+            ..Wanted::default()
+        };
         let mut c = Contention::default();
         for second in 0..5 {
             pass(&mut c, "a", at(second));
+            pass(&mut c, "b", at(second));
         }
-        c.forget();
+        assert_eq!(c.held().count(), 2);
+        c.forget(&wanted("1"), &wanted("0"));
         assert!(pass(&mut c, "a", at(5)));
+        assert!(!pass(&mut c, "b", at(5)));
+    }
+
+    #[test]
+    fn what_comes_and_goes_beside_an_object_does_not_begin_its_count_anew() {
+        let wanted = |other: u64| Wanted {
+            sysctls: [
+                ("a".to_owned(), "1".to_owned()),
+                (other.to_string(), "1".to_owned()),
+            ]
+            .into(),
+            ..Wanted::default()
+        };
+        let mut c = Contention::default();
+        for second in 0..5 {
+            assert!(pass(&mut c, "a", at(second)), "repair {second}");
+            c.forget(&wanted(second), &wanted(second + 1));
+        }
+        assert!(!pass(&mut c, "a", at(5)));
     }
 }

@@ -15,6 +15,7 @@ pub mod leftovers;
 pub mod link;
 pub mod nft;
 pub mod route;
+pub mod subject;
 mod unshared;
 pub mod wanted;
 pub mod wireguard;
@@ -28,6 +29,7 @@ pub use firewall::{BaseChain, Filtering};
 pub use link::{Address, Fdb, Link, LinkKind, Mac, Neighbour, Scope, Vxlan};
 pub use route::{Hop, Route, RouteKind, Rule, TABLE_MAIN};
 use serde::{Deserialize, Serialize};
+pub use subject::{Subject, Wish};
 pub use wanted::{Owned, Owner, Wanted};
 pub use wireguard::{Key, Peer, PeerStatus, WireGuard};
 

@@ -102,16 +102,22 @@ impl Kernel {
     /// # Errors
     /// What the kernel says; it may have no connection tracking.
     pub async fn flows(&mut self) -> Result<Vec<Flow>, Error> {
-        self.flows_if(|_| true).await
+        self.flows_if(&Family::ALL.into(), |_| true).await
     }
 
-    /// The tracked connections that `keep` wants; the others are not held in memory.
+    /// The tracked connections of these families that `keep` wants; the others are not held in memory.
+    ///
+    /// It blocks for as long as the kernel walks its table, which may be long: not for a thread that others wait for.
     ///
     /// # Errors
     /// As [`Kernel::flows`].
-    pub async fn flows_if(&mut self, keep: impl FnMut(&Flow) -> bool) -> Result<Vec<Flow>, Error> {
+    pub async fn flows_if(
+        &mut self,
+        families: &BTreeSet<Family>,
+        keep: impl FnMut(&Flow) -> bool,
+    ) -> Result<Vec<Flow>, Error> {
         tokio::task::yield_now().await;
-        conntrack::list(&mut self.nf, keep)
+        conntrack::list(&mut self.nf, families, keep)
     }
 
     /// Makes the kernel forget a connection: its next packet begins a new one, under the rules of that moment.

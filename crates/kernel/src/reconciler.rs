@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use strait_host::{Change, Conflict, Contention, Host, Owned, Owner, Remade, Route, Wanted, diff};
+use strait_host::{
+    Change, Conflict, Contention, Host, Owned, Owner, Remade, Route, Subject, Wanted, diff,
+};
 
 use crate::{Error, Event, Failure, Kernel};
 
@@ -42,8 +44,8 @@ pub struct Outcome {
     pub failures: Vec<Failure>,
     /// Foreign objects in the way.
     pub conflicts: Vec<Conflict>,
-    /// Objects that somebody else takes away again and again: they are left alone for a while.
-    pub contended: Vec<String>,
+    /// What would be changed, but that somebody else changes these objects again and again: they are left alone for a while.
+    pub contended: Vec<Change>,
     /// Links that were made anew.
     pub remade: Vec<Remade>,
     /// How long until they are tried again.
@@ -128,10 +130,11 @@ impl Reconciler {
         let difference = diff(believed, &wanted, &self.owner);
         let expected = self.expected.take();
         let now = self.begun.elapsed();
-        let new_wish = self.wanted.as_ref() != Some(&wanted);
-        if new_wish {
-            self.contention.forget();
+        let before = self.wanted.as_ref().filter(|before| **before != wanted);
+        if let Some(before) = before {
+            self.contention.forget(before, &wanted);
         }
+        let same_wish = self.wanted.is_some() && before.is_none();
         let changes = self.contention.admit(difference.changes, now);
         let failures = self.kernel.apply(&changes).await;
         let mut made = changes;
@@ -147,15 +150,19 @@ impl Reconciler {
         };
         remade.retain(|remade| new(&remade.link));
         let mut repaired = BTreeMap::new();
-        if !new_wish {
+        if same_wish {
             self.contention.repaired(&made, now);
-            if let (Some(expected), false) = (expected, made.is_empty()) {
-                // What was asked for and could not be made, or not yet, nobody took away.
-                let asked = diff(&expected, &wanted, &self.owner).changes;
-                let asked: BTreeSet<String> = asked.iter().map(Change::subject).collect();
-                for change in made.iter().filter(|c| !asked.contains(&c.subject())) {
-                    *repaired.entry(change.object()).or_default() += 1;
-                }
+        }
+        if let (Some(expected), false) = (expected, made.is_empty()) {
+            // What was asked for and could not be made, or not yet, or is asked for now, nobody took away.
+            let asked = diff(&expected, &wanted, &self.owner).changes;
+            let asked: BTreeSet<Subject> = asked.iter().map(Change::subject).collect();
+            let taken = made.iter().filter(|c| !asked.contains(&c.subject()));
+            if !same_wish {
+                self.contention.repaired(taken.clone(), now);
+            }
+            for change in taken {
+                *repaired.entry(change.object()).or_default() += 1;
             }
         }
         self.wanted = Some(wanted);
@@ -165,7 +172,7 @@ impl Reconciler {
             failures,
             conflicts: difference.conflicts,
             remade,
-            contended: self.contention.held().map(str::to_owned).collect(),
+            contended: self.contention.held().cloned().collect(),
             retry_after: self.contention.deadline().map(|at| at.saturating_sub(now)),
         }
     }

@@ -144,9 +144,52 @@ fn only_what_is_wanted_of_a_large_table_is_kept() {
     let some = ns
         .run_async(|| async {
             let mut kernel = Kernel::connect().await.unwrap();
-            kernel.flows_if(|f| f.original.sport < 1003).await.unwrap()
+            let some = |f: &Flow| f.original.sport < 1003;
+            kernel.flows_if(&Family::ALL.into(), some).await.unwrap()
         })
         .unwrap();
     assert_eq!(some.len(), 3);
     assert_eq!(flows(&ns).len(), 300);
+}
+
+#[test]
+fn the_kernel_leaves_out_families_that_are_not_asked_for() {
+    let ns = Namespace::new().unwrap();
+    for port in 1000..1005 {
+        let ends = format!("-s 10.1.0.5 -d 10.2.0.7 --sport {port} --dport 53");
+        insert(&ns, &format!("-p udp {ends}"));
+    }
+    for port in 1000..1003 {
+        let ends = format!("-s fd00:1::5 -d fd00:2::7 --sport {port} --dport 53");
+        insert(&ns, &format!("-p udp {ends}"));
+    }
+    let shown = |family: &str| {
+        run(&ns, &format!("conntrack -L -f {family}"))
+            .lines()
+            .count()
+    };
+    assert_eq!((shown("ipv4"), shown("ipv6")), (5, 3));
+    for (families, expected) in [
+        (vec![], 0),
+        (vec![Family::V4], 5),
+        (vec![Family::V6], 3),
+        (Family::ALL.to_vec(), 8),
+    ] {
+        // All that came is counted, not only what is kept.
+        let came = ns
+            .run_async(|| async {
+                let families = families.iter().copied().collect();
+                let mut came = Vec::new();
+                let mut kernel = Kernel::connect().await.unwrap();
+                let look = |flow: &Flow| {
+                    came.push(flow.family);
+                    false
+                };
+                kernel.flows_if(&families, look).await.unwrap();
+                came
+            })
+            .unwrap();
+        assert_eq!(came.len(), expected, "{families:?}");
+        assert!(came.iter().all(|family| families.contains(family)));
+    }
 }

@@ -216,3 +216,45 @@ fn a_route_that_was_there_before_ours_or_where_ours_is_not_wanted_any_more_stays
     })
     .unwrap();
 }
+
+#[test]
+fn what_somebody_takes_away_again_and_again_is_left_alone_though_other_wishes_change_all_the_time()
+{
+    let ns: Namespace = namespace();
+    ns.run_async(|| async {
+        let mut reconciler = Reconciler::new(Kernel::connect().await.unwrap(), owner());
+        let wish = |round: u64| wanted(&["240.0.0.1/8", &format!("240.0.1.{round}/8")]);
+        verify(&mut reconciler, &wish(0)).await;
+        for round in 1..=5 {
+            // Not so soon that it would be the same damage.
+            tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+            run(&ns, "ip addr flush dev vx-submariner");
+            let made = verify(&mut reconciler, &wish(round)).await;
+            let both = (vec!["address", "address"], vec![("address", 1)]);
+            assert_eq!(made, both, "round {round}");
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+        run(&ns, "ip addr flush dev vx-submariner");
+        reconciler.observe().await.unwrap();
+        let outcome = reconciler.make(wish(6)).await;
+        let held: Vec<String> = outcome
+            .contended
+            .iter()
+            .map(|c| c.subject().to_string())
+            .collect();
+        assert_eq!(held, ["address 240.0.0.1/8 on vx-submariner"]);
+        assert!(outcome.retry_after.is_some());
+        // What is wished for anew is made, what is contended is not.
+        let shown = run(&ns, "ip -4 -o addr show dev vx-submariner");
+        assert!(
+            shown.contains("240.0.1.6/8") && !shown.contains("240.0.0.1/8"),
+            "{shown}"
+        );
+        // Another wish for it is carried out at once.
+        reconciler.observe().await.unwrap();
+        reconciler.make(wanted(&[])).await;
+        let made = verify(&mut reconciler, &wish(7)).await;
+        assert_eq!(made, (vec!["address", "address"], vec![]));
+    })
+    .unwrap();
+}

@@ -7,9 +7,10 @@ use std::time::Duration;
 use strait_core::route_agent::Input;
 use strait_core::route_agent::leftovers::{Leftover, names};
 use strait_daemon::Metrics;
+use strait_daemon::engine::Inputs;
 use strait_host::Change;
 use strait_kernel::{Error, Kernel};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 /// A set of ipset is in use for a moment longer than the rule that referred to it; iptables may hold its lock.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
@@ -17,7 +18,7 @@ const FIRST_RETRY: Duration = Duration::from_millis(50);
 /// Looks at start, every `pause`, and after each removal; removes what the sender sends.
 pub(crate) fn start(
     pause: Duration,
-    inputs: mpsc::Sender<Input>,
+    inputs: Inputs<Input>,
     metrics: Metrics,
 ) -> watch::Sender<Vec<Leftover>> {
     let (sender, receiver) = watch::channel(Vec::new());
@@ -51,7 +52,7 @@ impl Adopter {
     async fn run(
         mut self,
         pause: Duration,
-        inputs: mpsc::Sender<Input>,
+        inputs: Inputs<Input>,
         mut going: watch::Receiver<Vec<Leftover>>,
     ) {
         let mut sent = None;

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use strait_core::route_agent::{Input, table};
 use strait_daemon::Metrics;
+use strait_daemon::engine::Inputs;
 use strait_kernel::Kernel;
-use tokio::sync::mpsc;
 
 /// Looks every `pause`, and sends what has changed.
-pub(crate) fn start(pause: Duration, inputs: mpsc::Sender<Input>, metrics: Metrics) {
+pub(crate) fn start(pause: Duration, inputs: Inputs<Input>, metrics: Metrics) {
     tokio::spawn(async move {
         let mut kernel = match Kernel::connect().await {
             Ok(kernel) => kernel,

@@ -1,45 +1,68 @@
 //! Ends connections whose NAT binding or address they must not keep, off the main loop.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::Instant;
 
-use strait_core::route_agent::flows::{Flow, FlowRules};
+use strait_core::Time;
+use strait_core::route_agent::flows::{Flow, FlowRules, Turns};
 use strait_daemon::Metrics;
 use strait_kernel::{Error, Kernel};
 use tokio::sync::watch;
+use tokio::time::sleep_until;
 
-/// A packet that was under way while the rules changed may still bind; it is looked for once more after this time.
-const AGAIN: Duration = Duration::from_millis(200);
+/// Looks for such connections in the network namespace of the calling thread whenever the sender sends, until it is dropped.
+///
+/// On a thread of its own: the kernel walks its whole table for each turn, and nobody else gets his meanwhile.
+///
+/// # Errors
+/// If there can be no further thread.
+pub(crate) fn start(metrics: Metrics) -> io::Result<watch::Sender<Option<FlowRules>>> {
+    let (sender, receiver) = watch::channel(None);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()?;
+    std::thread::Builder::new()
+        .name("flows".to_owned())
+        .spawn(move || runtime.block_on(run(receiver, metrics)))?;
+    Ok(sender)
+}
 
-/// Sweeps at start, and whenever the sender sends.
-pub(crate) fn start(metrics: Metrics) -> watch::Sender<Option<FlowRules>> {
-    let (sender, mut receiver) = watch::channel(None);
-    tokio::spawn(async move {
-        let kernel = match Kernel::connect().await {
-            Ok(kernel) => kernel,
-            Err(error) => {
-                tracing::error!(%error, "connections with a wrong NAT binding can't be ended");
-                metrics.error(error.kind());
-                return;
+async fn run(mut rules: watch::Receiver<Option<FlowRules>>, metrics: Metrics) {
+    let begun = Instant::now();
+    let now = || Time(begun.elapsed());
+    let mut turns = Turns::default();
+    let mut sweeper = None;
+    loop {
+        let turn = async {
+            match turns.due() {
+                Some(Time(at)) => sleep_until((begun + at).into()).await,
+                None => std::future::pending().await,
             }
         };
-        let mut sweeper = Sweeper {
-            kernel,
-            metrics,
-            no_sockets: false,
-        };
-        while receiver.changed().await.is_ok() {
-            for pause in [Duration::ZERO, AGAIN] {
-                tokio::time::sleep(pause).await;
-                let rules = receiver.borrow_and_update().clone();
-                if let Some(rules) = rules {
-                    sweeper.sweep(&rules).await;
+        tokio::select! {
+            changed = rules.changed() => {
+                if changed.is_err() {
+                    return;
                 }
+                turns.changed(now());
+            }
+            () = turn => {
+                let began = now();
+                let newest = rules.borrow().clone();
+                if let Some(newest) = newest.filter(|rules| !rules.families().is_empty()) {
+                    if sweeper.is_none() {
+                        sweeper = Sweeper::new(&metrics).await;
+                    }
+                    if let Some(sweeper) = &mut sweeper {
+                        sweeper.sweep(&newest).await;
+                    }
+                }
+                turns.had(began, now());
             }
         }
-    });
-    sender
+    }
 }
 
 struct Sweeper {
@@ -50,6 +73,21 @@ struct Sweeper {
 }
 
 impl Sweeper {
+    async fn new(metrics: &Metrics) -> Option<Self> {
+        match Kernel::connect().await {
+            Ok(kernel) => Some(Self {
+                kernel,
+                metrics: metrics.clone(),
+                no_sockets: false,
+            }),
+            Err(error) => {
+                tracing::error!(%error, "connections with a wrong NAT binding can't be ended");
+                metrics.error(error.kind());
+                None
+            }
+        }
+    }
+
     async fn sweep(&mut self, rules: &FlowRules) {
         let wrong = |flow: &strait_kernel::Flow| {
             rules.wrong(&Flow {
@@ -60,7 +98,7 @@ impl Sweeper {
                 reply_dst: flow.reply.dst,
             })
         };
-        let flows = match self.kernel.flows_if(wrong).await {
+        let flows = match self.kernel.flows_if(&rules.families(), wrong).await {
             Ok(flows) => flows,
             Err(error) => {
                 self.failed("the connection table can't be read", &error);
@@ -161,3 +199,6 @@ impl Sweeper {
         self.metrics.error(error.kind());
     }
 }
+
+#[cfg(test)]
+mod tests;

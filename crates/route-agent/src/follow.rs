@@ -11,6 +11,7 @@ use strait_core::Time;
 use strait_core::hello::{Follower, Refusal};
 use strait_core::route_agent::{Heard, Input, Settings};
 use strait_daemon::Metrics;
+use strait_daemon::engine::Inputs;
 use strait_daemon::hello::{Dropped, Finding, Sockets, random, secrets};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
@@ -29,10 +30,10 @@ pub(crate) fn start(
     settings: &Settings,
     client: &Client,
     metrics: &Metrics,
-    to: mpsc::Sender<Input>,
+    to: Inputs<Input>,
 ) -> anyhow::Result<watch::Sender<Option<Nodes>>> {
     let (nodes, orders) = watch::channel(None);
-    let (heard, mut told) = watch::channel(Heard::default());
+    let (heard, mut told) = watch::channel((Instant::now(), Heard::default()));
     let listener = Listener {
         follower: Follower::new(
             &settings.node,
@@ -57,8 +58,8 @@ pub(crate) fn start(
         .context("a thread for the direct watch")?;
     tokio::spawn(async move {
         while told.changed().await.is_ok() {
-            let heard = told.borrow_and_update().clone();
-            if to.send(Input::Heard(heard)).await.is_err() {
+            let (at, heard) = told.borrow_and_update().clone();
+            if to.send_since(at, Input::Heard(heard)).await.is_err() {
                 return;
             }
         }
@@ -71,7 +72,7 @@ struct Listener {
     sockets: Sockets,
     dropped: Dropped,
     begun: Instant,
-    heard: watch::Sender<Heard>,
+    heard: watch::Sender<(Instant, Heard)>,
 }
 
 impl Listener {
@@ -129,12 +130,14 @@ impl Listener {
             now: self.follower.hears(self.now()),
         };
         self.heard.send_if_modified(|told| {
-            let changed = *told != heard;
+            let changed = told.1 != heard;
             if let Some(following) = heard.following.as_ref().filter(|_| changed) {
                 let (gateway, term) = (&following.hostname, following.claim.term);
                 tracing::debug!(%gateway, %term, heard = heard.now, "who carries the traffic");
             }
-            *told = heard;
+            if changed {
+                *told = (Instant::now(), heard);
+            }
             changed
         });
     }

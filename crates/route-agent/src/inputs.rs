@@ -5,17 +5,16 @@ use kube::Client;
 use strait_api::route_agent::AgentInfo;
 use strait_api::{Endpoint, Kind, Node};
 use strait_core::route_agent::{Input, Settings};
-use strait_daemon::engine::forward;
+use strait_daemon::engine::{Arrivals, Inputs, channel, forward};
 use strait_daemon::objects::{events, metadata_events};
-use tokio::sync::mpsc;
 
 /// How many inputs wait for the main loop before the watches wait.
 const QUEUE: usize = 1024;
 
 /// Starts all watches; further inputs go into the sender.
 #[must_use]
-pub fn start(client: &Client, settings: &Settings) -> (mpsc::Sender<Input>, mpsc::Receiver<Input>) {
-    let (sender, receiver) = mpsc::channel(QUEUE);
+pub fn start(client: &Client, settings: &Settings) -> (Inputs<Input>, Arrivals<Input>) {
+    let (sender, receiver) = channel(QUEUE);
     let namespace = Some(settings.namespace.as_str());
     let endpoints = events(client, Kind::Endpoint, namespace, |o| Endpoint::parse(&o));
     forward(endpoints.map(Input::Endpoints), &sender);

@@ -6,6 +6,7 @@ use strait_api::{IpPool, Kind};
 use strait_core::route_agent::Input;
 use strait_core::{Entry, Event, ObjectChange};
 use strait_daemon::Metrics;
+use strait_daemon::engine::Inputs;
 use strait_daemon::objects::{Annotations, events_where_served};
 use strait_daemon::writer::{self, Report};
 use tokio::sync::{mpsc, watch};
@@ -19,7 +20,7 @@ pub(crate) struct Pools {
 }
 
 /// Starts both; nothing is asked of the server until they are this node's to keep.
-pub(crate) fn start(client: &Client, inputs: &mpsc::Sender<Input>, metrics: Metrics) -> Pools {
+pub(crate) fn start(client: &Client, inputs: &Inputs<Input>, metrics: Metrics) -> Pools {
     let (keeps, kept) = watch::channel(false);
     tokio::spawn(follow(client.clone(), kept, inputs.clone()));
     let (reports, mut told) = mpsc::unbounded_channel();
@@ -55,7 +56,7 @@ pub(crate) fn events(client: &Client) -> impl Stream<Item = Event<Entry<IpPool>>
     })
 }
 
-async fn follow(client: Client, mut kept: watch::Receiver<bool>, inputs: mpsc::Sender<Input>) {
+async fn follow(client: Client, mut kept: watch::Receiver<bool>, inputs: Inputs<Input>) {
     while kept.wait_for(|kept| *kept).await.is_ok() {
         let mut events = std::pin::pin!(events(&client));
         loop {

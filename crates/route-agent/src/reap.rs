@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use strait_core::route_agent::Input;
+use strait_daemon::engine::Inputs;
 use strait_daemon::lock::GatewayLock;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 /// How often it is tried while a gateway runs.
@@ -24,7 +25,7 @@ pub(crate) struct Reaping {
 }
 
 /// Takes the lock when the newest [`Reaping`] wants it, and lets it go only when no plan counts on it any more.
-pub(crate) fn start(inputs: mpsc::Sender<Input>) -> watch::Sender<Reaping> {
+pub(crate) fn start(inputs: Inputs<Input>) -> watch::Sender<Reaping> {
     let (sender, mut receiver) = watch::channel(Reaping::default());
     tokio::spawn(async move {
         let mut held: Option<(GatewayLock, Instant)> = None;

@@ -83,7 +83,7 @@ pub async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
             metrics.clone(),
             memory.clone(),
         ),
-        flows: flows::start(metrics.clone()),
+        flows: flows::start(metrics.clone()).context("a thread for connections")?,
         leftovers,
         told: Told::default(),
         memory,

@@ -344,6 +344,8 @@ fn an_object_that_somebody_takes_away_again_and_again_is_named_and_tried_again_l
         std::thread::sleep(Duration::from_millis(50));
     }
     assert!(readyz().contains("route 10.102.0.0/16"), "{}", readyz());
+    // It is about one remote subnet: the node serves all others.
+    assert!(readyz().starts_with("ok\n"), "{}", readyz());
     // The same where else users look.
     let metrics = lab
         .page("east-2", Role::RouteAgent, "/metrics")

@@ -10,7 +10,7 @@ use strait_host::Family;
 
 use super::State;
 use super::objects::{from, from_broker, texts};
-use crate::condition::readable;
+use crate::condition::{readable, some};
 use crate::net::overlap;
 use crate::{Condition, Entry};
 
@@ -50,8 +50,8 @@ impl Copies {
             ("RejectedObject", self.rejected.clone()),
             ("SubnetOutsideCluster", outside.collect()),
         ];
-        let some = all.into_iter().filter(|(_, said)| !said.is_empty());
-        some.map(|(name, said)| Condition::degraded(name, said.join("; ")))
+        let told = all.into_iter().filter(|(_, said)| !said.is_empty());
+        told.map(|(name, said)| Condition::degraded(name, some(&said, "; ")).of(said.len()))
     }
 }
 

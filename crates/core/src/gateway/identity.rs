@@ -21,6 +21,7 @@ use super::objects::{changes, is_own_on_broker, ordered, to_broker, uid};
 use super::plan::Own;
 use super::turns::superseded;
 use super::{State, Tunnel};
+use crate::condition::some;
 use crate::health::Way;
 use crate::hello::Turn;
 use crate::object::{Entry, ObjectChange};
@@ -155,9 +156,9 @@ impl State {
             let message = format!(
                 "nothing was heard of these clusters on the broker for 15 min and through the tunnel for 10 min: {}. They are not reached any more until \
                  there is a sign of life; if they are gone for good, remove their Clusters and Endpoints from the broker",
-                gone.join(", ")
+                some(&gone, ", ")
             );
-            Condition::degraded("ClusterGone", message)
+            Condition::degraded("ClusterGone", message).of(gone.len())
         })
     }
 }

@@ -10,10 +10,13 @@ use super::State;
 use super::firewall::Seen;
 use super::view::{FamilyView, Role};
 use crate::Condition;
+use crate::condition::some;
 use crate::local::{every_link, seen};
 
 /// How many objects of a kind a message names.
 const NAMED: usize = 5;
+/// They tell of Ethernet addresses only: a node finds its way without.
+const AGENTS: &str = "RouteAgents";
 
 impl State {
     pub(super) fn source_conditions(&self) -> Vec<Condition> {
@@ -24,7 +27,12 @@ impl State {
                           failure: Option<&str>,
                           rejected: Vec<(&str, &str)>| {
             let why = failure.map(|f| format!(" ({f})")).unwrap_or_default();
-            if !known {
+            if !known && what == AGENTS {
+                let message = format!(
+                    "the list of {what} has not come yet{why}; entries towards nodes stay as they are, and nodes without one are asked for by ARP"
+                );
+                conditions.push(Condition::degraded("InputsUnknown", message));
+            } else if !known {
                 let message = format!(
                     "the list of {what} has not come yet{why}; what a predecessor left in the kernel stays"
                 );
@@ -66,7 +74,7 @@ impl State {
         );
         let s = &self.agents;
         source(
-            "RouteAgents",
+            AGENTS,
             s.is_known(),
             s.is_held(),
             s.failure(),
@@ -184,7 +192,8 @@ impl State {
                 format!("{inner} stands for {}", outers.join(" and "))
             })
             .collect();
-        (!clashes.is_empty()).then(|| Condition::degraded("VtepCollision", clashes.join("; ")))
+        (!clashes.is_empty())
+            .then(|| Condition::degraded("VtepCollision", some(&clashes, "; ")).of(clashes.len()))
     }
 
     /// Nodes of this cluster on which another agent than ours is at work, or was.

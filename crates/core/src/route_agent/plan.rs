@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use strait_api::route_agent::RouteAgentStatus;
-use strait_host::{Family, Host, Owned, Wanted};
+use strait_host::{Change, Family, Host, Owned, Wanted};
 
 use super::account::Account;
 use super::before::{ALL_LINKS, Item, Key, is_foreign};
@@ -17,7 +17,10 @@ use crate::gateway::nodes;
 use crate::local;
 use crate::net::of_family;
 use crate::remote::{Ours, Remote, remotes};
-use crate::{Condition, ObjectChange, Planned, health};
+use crate::{Condition, ObjectChange, Planned, health, path};
+
+/// What a node is that sends all it has for other clusters to the gateway.
+const WORKER: &str = "worker";
 
 /// Everything that the route agent wants.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
@@ -59,6 +62,12 @@ impl Planned for Plan {
 
     fn conditions(&self) -> &[Condition] {
         &self.conditions
+    }
+
+    fn needs(&self, change: &Change) -> bool {
+        // A worker has one peer in the nodes' VXLAN, by which it reaches everything.
+        let entry = matches!(change, Change::SetNeighbour(_) | Change::SetFdb(_));
+        path::needs(change) || (entry && self.role == WORKER)
     }
 }
 
@@ -122,7 +131,7 @@ impl State {
                 .collect(),
             role: match self.role() {
                 Role::Gateway => "gateway",
-                Role::Worker => "worker",
+                Role::Worker => WORKER,
                 Role::NoGateway => "no gateway",
             },
             conditions,
@@ -157,8 +166,10 @@ impl State {
         self.nodes.is_known().then(|| nodes(&self.nodes))
     }
 
+    /// Whether all is known without which nothing can be wanted. What needs RouteAgents alone is the Ethernet addresses of nodes,
+    /// and those that stand serve as long.
     fn sources_known(&self) -> bool {
-        self.endpoints.is_known() && self.nodes.is_known() && self.agents.is_known()
+        self.endpoints.is_known() && self.nodes.is_known()
     }
 
     fn wanted(&self, host: &Host, families: &[FamilyView<'_>]) -> Wanted {

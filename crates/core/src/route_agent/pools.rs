@@ -10,6 +10,7 @@ use strait_api::{IpPool, Kind, ObjectKey};
 
 use super::State;
 use super::view::Role;
+use crate::condition::some;
 use crate::net::overlap;
 use crate::remote::Remote;
 use crate::{Condition, Entry, ObjectChange, Source};
@@ -157,8 +158,8 @@ fn condition(problems: Vec<String>) -> Option<Condition> {
     (!problems.is_empty()).then(|| {
         let message = format!(
             "Calico's IPPools for remote subnets are not all there: {}",
-            problems.join("; ")
+            some(&problems, "; ")
         );
-        Condition::degraded("CalicoPoolsIncomplete", message)
+        Condition::degraded("CalicoPoolsIncomplete", message).of(problems.len())
     })
 }

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use strait_api::names::{LINK_ALIAS, NODE_VXLAN_PORT, NODE_VXLAN_VNI};
 use strait_api::vtep::Vxlan;
 use strait_api::{Endpoint, Node};
-use strait_host::{Family, Host, Link, LinkKind, Mac};
+use strait_host::{Family, Fdb, Host, Link, LinkKind, Mac, Neighbour};
 
 use super::State;
 use super::routes::device;
@@ -111,7 +111,7 @@ impl State {
         let pods: Vec<IpNet> = of_family(&self.settings.cluster_cidrs, family)
             .copied()
             .collect();
-        let nodes = self.other_nodes(family);
+        let nodes = self.other_nodes(host, family);
         let others: BTreeSet<IpAddr> = self
             .nodes
             .iter()
@@ -130,7 +130,7 @@ impl State {
                     .filter(|ip| Some(Vxlan::Nodes.inner(*ip)) != own)?;
                 Some(Peer {
                     outer,
-                    mac: self.mac_of(family, outer, &g.hostname),
+                    mac: self.mac_of(host, family, outer, &g.hostname),
                 })
             });
         let remotes: Vec<RemoteView<'a>> = remotes
@@ -163,7 +163,7 @@ impl State {
         underlay(host, family, internal, &every_link())
     }
 
-    fn other_nodes(&self, family: Family) -> BTreeMap<String, Peer> {
+    fn other_nodes(&self, host: &Host, family: Family) -> BTreeMap<String, Peer> {
         let others = self
             .nodes
             .iter()
@@ -175,11 +175,21 @@ impl State {
                     name.to_owned(),
                     Peer {
                         outer,
-                        mac: self.agent_mac(family, name),
+                        mac: self.peer_mac(host, family, outer, name),
                     },
                 ))
             })
             .collect()
+    }
+
+    /// The Ethernet address of another node's VXLAN device: as it publishes it. While RouteAgents are not known, that for which
+    /// exact entries stand; a node without those is flooded, which finds it whatever it has.
+    fn peer_mac(&self, host: &Host, family: Family, outer: IpAddr, node: &str) -> Option<Mac> {
+        if self.agents.is_known() {
+            self.agent_mac(family, node)
+        } else {
+            standing_mac(host, family, outer)
+        }
     }
 
     fn agent_mac(&self, family: Family, node: &str) -> Option<Mac> {
@@ -193,7 +203,11 @@ impl State {
     /// sending to it. This node's RouteAgent object remembers that.
     pub(super) fn mac(&self, family: Family, families: &[FamilyView<'_>]) -> Option<Mac> {
         let inherited = self.inherited_macs.get(&family).copied();
-        let published = self.agent_mac(family, &self.settings.node);
+        let published = if self.agents.is_known() {
+            self.agent_mac(family, &self.settings.node)
+        } else {
+            self.host.as_ref().and_then(|host| own_mac(host, family))
+        };
         let learned = inherited.or(published.filter(is_learned));
         let (first, underlay) = families
             .iter()
@@ -206,15 +220,42 @@ impl State {
     }
 
     /// The published Ethernet address of the node with this address, or else of the one with this name.
-    fn mac_of(&self, family: Family, outer: IpAddr, hostname: &str) -> Option<Mac> {
+    fn mac_of(&self, host: &Host, family: Family, outer: IpAddr, hostname: &str) -> Option<Mac> {
         let has = |n: &Node| n.internal_ips.contains(&outer);
         let node = self
             .nodes
             .iter()
             .find(|(_, n)| has(n))
             .map_or(hostname, |(name, _)| name);
-        self.agent_mac(family, node)
+        self.peer_mac(host, family, outer, node)
     }
+}
+
+/// The Ethernet address by which a node is reached at present, if both of the entries that takes stand: its neighbour entry and where
+/// that address is.
+fn standing_mac(host: &Host, family: Family, outer: IpAddr) -> Option<Mac> {
+    let link = device(family).to_owned();
+    let first = Neighbour {
+        link: link.clone(),
+        ip: Vxlan::Nodes.inner(outer),
+        mac: Mac::ZERO,
+    };
+    let (name, ip) = (link.clone(), first.ip);
+    let found = host.neighbours.range(first..).next();
+    let mac = found.filter(|n| (&n.link, n.ip) == (&name, ip))?.mac;
+    let entry = Fdb {
+        link,
+        mac,
+        dst: outer,
+    };
+    host.fdb.contains(&entry).then_some(mac)
+}
+
+/// The Ethernet address of this node's own VXLAN device, where that is there.
+fn own_mac(host: &Host, family: Family) -> Option<Mac> {
+    let link = host.links.get(device(family))?;
+    link.mac
+        .filter(|_| link.alias.as_deref() == Some(LINK_ALIAS))
 }
 
 /// How many bits at the beginning two addresses share.

@@ -154,42 +154,64 @@ async fn a_condition_that_begins_and_ends_twice_is_two_events_that_count() {
 }
 
 #[tokio::test]
-async fn a_write_that_fails_is_tried_again_a_few_times_and_a_refusal_is_not() {
+async fn a_write_that_fails_is_tried_again_and_one_that_is_refused_for_good_is_not() {
     let Told {
         server,
         readiness,
         metrics,
     } = told().await;
-    server.failures.lock().unwrap().extend([500, 409]);
+    let failures = |codes: &[u16]| server.failures.lock().unwrap().extend(codes);
+    let counted = |count: u64| {
+        let line = format!("strait_errors_total{{kind=\"EventWrite\"}} {count}\n");
+        metrics.text().contains(&line)
+    };
+    // Rights may come, as while a server starts.
+    failures(&[500, 403, 409]);
     readiness.conditions(by_name(&missing()));
     until("the Event", || server.events().len() == 1).await;
-    assert!(!metrics.text().contains("EventWrite"));
+    assert!(counted(3));
     let before = server.asked();
-    server.failures.lock().unwrap().push_back(403);
+    failures(&[422]);
     readiness.conditions(by_name(&[]));
-    until("the count", || {
-        metrics
-            .text()
-            .contains("strait_errors_total{kind=\"EventWrite\"} 1")
-    })
-    .await;
+    until("the count", || counted(4)).await;
+    sleep(Duration::from_millis(1500)).await;
     assert_eq!((server.asked() - before, server.events().len()), (1, 1));
-    // One that never succeeds is given up, and the next is tried as if nothing had been.
-    server
-        .failures
-        .lock()
-        .unwrap()
-        .extend([500; TRIES as usize]);
     readiness.conditions(by_name(&missing()));
-    until("the count", || {
-        metrics
-            .text()
-            .contains("strait_errors_total{kind=\"EventWrite\"} 2")
-    })
-    .await;
-    assert!(server.failures.lock().unwrap().is_empty());
-    readiness.conditions(by_name(&[]));
-    until("the end", || server.events().len() == 2).await;
+    until("the next", || server.events()[0]["count"] == 2).await;
+}
+
+#[tokio::test]
+async fn what_begins_while_the_server_is_away_is_told_when_it_is_back_as_it_is_then() {
+    let Told {
+        server,
+        readiness,
+        metrics,
+    } = told().await;
+    let other = || Condition::degraded("NoLocalGateway", "no Endpoint".to_owned());
+    readiness.conditions(by_name(&[other()]));
+    until("the first", || server.events().len() == 1).await;
+    // More than would be tried in that time.
+    server.failures.lock().unwrap().extend([500; 60]);
+    readiness.conditions(by_name(&missing()));
+    until("a failure", || metrics.text().contains("EventWrite")).await;
+    let began = Timestamp::now();
+    sleep(Duration::from_millis(2500)).await;
+    assert_eq!(server.events().len(), 1);
+    server.failures.lock().unwrap().clear();
+    until("what was kept", || server.events().len() == 3).await;
+    let events = server.events();
+    let of = |reason: &str, kind: &str| {
+        let mut same = events.iter();
+        same.find(|e| e["reason"] == reason && e["type"] == kind)
+            .unwrap_or_else(|| panic!("{reason} {kind}: {events:?}"))
+            .clone()
+    };
+    let over = of("NoLocalGateway", "Normal");
+    assert!(over["message"].as_str().unwrap().starts_with("over after "));
+    // It tells when it began, not when it could be told.
+    let late = of("CniInterfaceNotFound", "Warning");
+    let said: Timestamp = late["firstTimestamp"].as_str().unwrap().parse().unwrap();
+    assert!(said <= began, "{said} {began}");
 }
 
 #[test]

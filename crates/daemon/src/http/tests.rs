@@ -70,7 +70,10 @@ async fn readyz_tells_why_not_and_then_what_is_degraded() {
     let conditions = json!({ "CniMissing": "no device holds an address of 10.1.0.0/16" });
     assert_eq!(
         (status, body),
-        (200, json!({ "not_ready": null, "degraded": conditions }))
+        (
+            200,
+            json!({ "not_ready": null, "degraded": conditions, "counts": { "CniMissing": 1 } })
+        )
     );
     let refused = Condition::not_ready("ApplyFailed", "no memory".to_owned());
     admin.readiness.conditions(by_name(&[missing, refused]));
@@ -127,6 +130,8 @@ async fn metrics_hold_what_every_process_counts() {
         "strait_errors_total{kind=\"Refused\"} 1",
         "strait_condition{condition=\"Contended\"} 1",
         "strait_condition{condition=\"CniMissing\"} 0",
+        "strait_condition_objects{condition=\"Contended\"} 1",
+        "strait_condition_objects{condition=\"CniMissing\"} 0",
         "strait_event_to_kernel_seconds_bucket{le=\"0.001\"} 0",
         "strait_event_to_kernel_seconds_bucket{le=\"0.0025\"} 1",
         "# EOF",

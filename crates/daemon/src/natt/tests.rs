@@ -9,6 +9,7 @@ use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
 use super::*;
+use crate::engine::{Arrivals, channel};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -62,7 +63,7 @@ fn within<F: Future<Output = ()>>(addresses: &[&str], test: impl FnOnce() -> F +
 }
 
 /// Waits for results that hold these addresses, each with an answer and without a NAT.
-async fn answered(results: &mut mpsc::Receiver<Results>, ips: &[&str]) {
+async fn answered(results: &mut Arrivals<Results>, ips: &[&str]) {
     let ips: Vec<IpAddr> = ips.iter().map(|text| ip(text)).collect();
     let good = |path: &Path| path.state == PathState::Answered && !path.nat;
     timeout(PATIENCE, async {
@@ -82,7 +83,7 @@ async fn answered(results: &mut mpsc::Receiver<Results>, ips: &[&str]) {
 fn two_gateways_find_each_other_in_both_families_from_the_addresses_that_they_name() {
     let addresses = ["10.0.1.1/32", "10.0.2.1/32", "fd00::1/128", "fd00::2/128"];
     within(&addresses, || async {
-        let [(to_east, mut east), (to_west, mut west)] = [0, 1].map(|_| mpsc::channel(16));
+        let [(to_east, mut east), (to_west, mut west)] = [0, 1].map(|_| channel(16));
         let wants = start(&Metrics::new("east"), to_east, |results| results);
         let metrics = Metrics::new("west");
         let too = start(&metrics, to_west, |results| results);
@@ -128,7 +129,7 @@ fn an_answer_leaves_from_the_address_that_was_asked_and_junk_stops_nothing() {
     within(
         &["10.0.1.1/32", "10.0.1.2/32", "fd00::1/128", "fd00::3/128"],
         || async {
-            let (to, _results) = mpsc::channel(16);
+            let (to, _results) = channel(16);
             let metrics = Metrics::new("east");
             let wants = start(&metrics, to, |results| results);
             wants.send_replace(Wanted {
@@ -179,7 +180,7 @@ fn an_answer_leaves_from_the_address_that_was_asked_and_junk_stops_nothing() {
 fn a_port_that_somebody_else_has_is_tried_again_and_another_one_is_taken_at_once() {
     within(&["10.0.1.1/32"], || async {
         let taken = UdpSocket::bind("0.0.0.0:4490").await.unwrap();
-        let (to, _results) = mpsc::channel(16);
+        let (to, _results) = channel(16);
         let metrics = Metrics::new("east");
         let wants = start(&metrics, to, |results| results);
         let want = |port| {

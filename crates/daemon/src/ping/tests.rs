@@ -10,6 +10,7 @@ use strait_netns::Namespace;
 use tokio::time::timeout;
 
 use super::*;
+use crate::engine::{Arrivals, channel};
 
 const PACE: Pace = Pace {
     interval: Duration::from_millis(20),
@@ -53,7 +54,7 @@ fn namespace(ping_group_range: &str) -> Namespace {
 
 /// Waits for results in which `good` holds of every target.
 async fn until(
-    results: &mut mpsc::Receiver<Results>,
+    results: &mut Arrivals<Results>,
     good: impl Fn(&Target, &Report) -> bool,
 ) -> Results {
     timeout(PATIENCE, async {
@@ -89,7 +90,7 @@ fn both_families_are_pinged_and_losses_are_seen(ping_group_range: &str, raw: boo
     let metrics = Metrics::new("test");
     namespace(ping_group_range)
         .run_async(async || {
-            let (to, mut results) = mpsc::channel(16);
+            let (to, mut results) = channel(16);
             let refresh = Duration::from_millis(300);
             let targets = start(SETTINGS, refresh, &metrics, to, |results| results).unwrap();
             let all: BTreeSet<Target> = [
@@ -157,7 +158,7 @@ fn pings_leave_from_the_address_that_is_asked_for(ping_group_range: &str) {
                 icmp type echo-request ip saddr != 10.2.1.2 drop; \
                 icmpv6 type echo-request ip6 saddr != fd00:2::2 drop; }; }'",
             );
-            let (to, mut results) = mpsc::channel(16);
+            let (to, mut results) = channel(16);
             let targets = start(SETTINGS, PATIENCE, &metrics, to, |results| results).unwrap();
             let from = |way, source: &str, target| Target {
                 way,
@@ -228,7 +229,7 @@ fn pings_that_the_kernel_refuses_are_an_error_with_its_words() {
     let metrics = Metrics::new("test");
     namespace("1 0")
         .run_async(async || {
-            let (to, mut results) = mpsc::channel(16);
+            let (to, mut results) = channel(16);
             let targets = start(SETTINGS, PATIENCE, &metrics, to, |results| results).unwrap();
             targets.send_replace(BTreeSet::from([target("west", "10.9.9.9")]));
             let cut = until(&mut results, in_error).await;

@@ -8,9 +8,11 @@ use kube::Config;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
+use strait_daemon::engine::channel;
 use strait_host::Family;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
@@ -201,7 +203,7 @@ async fn a_services_load_balancer_has_an_address_a_name_or_nothing_yet() {
 
 #[tokio::test]
 async fn what_was_learned_is_told_though_the_first_that_is_asked_cannot_be_reached() {
-    let (to, mut inputs) = mpsc::channel(4);
+    let (to, mut inputs) = channel(4);
     let ask = start(
         cluster("200 OK", "{}").await,
         "ns".to_owned(),

@@ -147,6 +147,30 @@ pub(crate) fn all() -> Vec<Case> {
                 Event::Gateway(Some(0), Which::Usual),
             ],
         ),
+        (
+            "a gateway's agent that may not list the others, and a node that comes meanwhile",
+            Family::ALL.to_vec(),
+            vec![
+                Event::Cable(Some(true)),
+                Event::Gateway(Some(0), Which::Usual),
+                Event::AgentsRefused(true),
+                Event::Restart,
+                Event::Node(3, Some(Which::Usual)),
+                Event::Agent(3, Some(true)),
+                Event::Deed(Deed::FlushNeighbours),
+                Event::AgentsRefused(false),
+            ],
+        ),
+        (
+            "a worker's agent that starts on an empty node and may not list the others",
+            v4(),
+            vec![
+                Event::Deed(Deed::RemoveLinks),
+                Event::AgentsRefused(true),
+                Event::Restart,
+                Event::Gateway(Some(2), Which::Usual),
+            ],
+        ),
     ]
 }
 

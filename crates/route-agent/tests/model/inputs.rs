@@ -47,6 +47,7 @@ impl World {
     pub(crate) fn told(&self, before: &World, event: &Event) -> Vec<Input> {
         match event {
             Event::Relist | Event::Restart => self.lists(),
+            Event::AgentsRefused(_) => vec![Input::Agents(self.agents_list())],
             Event::ApiAway => vec![Input::Endpoints(Told::Failed("away".into()))],
             Event::Gateway(..)
             | Event::Remote(..)
@@ -59,6 +60,7 @@ impl World {
             Event::Node(..) | Event::Annotation(_) | Event::Agent(..) => {
                 let nodes = changes(&before.nodes(), self.nodes()).into_iter();
                 let agents = changes(&before.agents(), self.agents()).into_iter();
+                let agents = agents.filter(|_| !self.agents_refused);
                 let nodes = nodes.map(Input::Nodes);
                 nodes.chain(agents.map(Input::Agents)).collect()
             }
@@ -81,8 +83,15 @@ impl World {
         vec![
             Input::Endpoints(Told::Reset(self.endpoints())),
             Input::Nodes(Told::Reset(self.nodes())),
-            Input::Agents(Told::Reset(self.agents())),
+            Input::Agents(self.agents_list()),
         ]
+    }
+
+    fn agents_list(&self) -> Told<AgentInfo> {
+        if self.agents_refused {
+            return Told::Failed("403: forbidden".into());
+        }
+        Told::Reset(self.agents())
     }
 
     fn families_of<'a>(
@@ -165,7 +174,13 @@ impl World {
                 }),
             )
         };
-        self.agents.iter().map(agent).collect()
+        let own = AgentInfo {
+            ours: true,
+            vtep_mac: None,
+            vtep_mac_6: None,
+        };
+        let own = (NODES[0].to_owned(), Ok(own));
+        self.agents.iter().map(agent).chain([own]).collect()
     }
 
     /// What others have on the host. Routes to what is on a link are left to the kernel.

@@ -82,6 +82,7 @@ fn whole() -> impl Strategy<Value = Event> {
         1 => prop::option::of(prop::option::of(Just(1300u16))).prop_map(Event::Annotation),
         1 => Just(Event::Relist),
         1 => Just(Event::ApiAway),
+        2 => any::<bool>().prop_map(Event::AgentsRefused),
         5 => deed().prop_map(Event::Deed),
         3 => (foreign, any::<bool>()).prop_map(|(f, there)| Event::Foreign(f, there)),
         2 => Just(Event::Restart),

@@ -216,13 +216,19 @@ impl World {
             "InvalidAnnotation",
             has_node && self.annotation == Some(None),
         );
-        let others = self.agents.iter().filter(|(_, ours)| !**ours);
+        let others = self
+            .known_agents
+            .iter()
+            .flatten()
+            .filter(|(_, ours)| !**ours);
         let mut others = others.map(|(node, _)| node);
         say(
             "ForeignAgent",
             others.any(|node| self.nodes.contains_key(node)),
         );
-        say("ApiUnreachable", self.api_away);
+        let agents_away = self.agents_refused && self.known_agents.is_some();
+        say("ApiUnreachable", self.api_away || agents_away);
+        say("InputsUnknown", self.known_agents.is_none());
         let twice = |c: &usize| self.remotes.contains_key(c);
         say("SeveralEndpoints", self.old.iter().any(twice));
         for family in &self.families {

@@ -510,7 +510,8 @@ impl Trial {
                 continue;
             }
             let to = self.kernel.outer(name, node_inner(outer));
-            let exact = w.agents.get(&node) == Some(&true);
+            // What can't be listed may be as it was, or not.
+            let exact = !w.agents_refused && w.agents.get(&node) == Some(&true);
             let good = if exact {
                 to == [outer].into()
             } else {

@@ -164,6 +164,8 @@ pub(crate) enum Event {
     Relist,
     /// The API server is away.
     ApiAway,
+    /// RouteAgents can't be listed or watched, or can be again.
+    AgentsRefused(bool),
     Deed(Deed),
     Foreign(Foreign, bool),
     /// The agent ends and starts again.
@@ -200,6 +202,9 @@ pub(crate) struct World {
     pub bad: bool,
     pub annotation: Option<Option<u16>>,
     pub api_away: bool,
+    pub agents_refused: bool,
+    /// As this process knows them, if it has had a list.
+    pub known_agents: Option<BTreeMap<usize, bool>>,
     pub foreign: BTreeSet<Foreign>,
 }
 
@@ -232,6 +237,8 @@ impl World {
             bad: false,
             annotation: None,
             api_away: false,
+            agents_refused: false,
+            known_agents: Some([(1, true), (2, false)].into()),
             foreign: BTreeSet::new(),
         }
     }
@@ -276,6 +283,7 @@ impl World {
             Event::BadEndpoint(bad) => self.bad = *bad,
             Event::Annotation(annotation) => self.annotation = *annotation,
             Event::ApiAway => self.api_away = true,
+            Event::AgentsRefused(refused) => self.agents_refused = *refused,
             Event::Foreign(what, true) => {
                 self.foreign.insert(*what);
             }
@@ -283,11 +291,17 @@ impl World {
                 self.foreign.remove(what);
             }
             // What the old process still knew of a lost gateway is lost too.
-            Event::Restart => self.lost = None,
+            Event::Restart => {
+                self.lost = None;
+                self.known_agents = None;
+            }
             // In two steps, for what is between them.
             Event::Killed(..) => {}
             Event::Wait(seconds) => self.now += u64::from(*seconds) * 1000,
             Event::Relist | Event::Deed(_) => {}
+        }
+        if !self.agents_refused {
+            self.known_agents = Some(self.agents.clone());
         }
         if self.lost.is_some_and(|(_, since)| since + 5000 <= self.now) {
             self.lost = None;

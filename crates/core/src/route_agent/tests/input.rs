@@ -1,16 +1,16 @@
 //! Inputs: unknown, in any order, or bad.
 
 use proptest::prelude::*;
+use strait_host::{Fdb, Owned, Wanted, diff};
 
 use super::*;
 use crate::Severity;
 
 #[test]
-fn nothing_is_touched_before_all_inputs_are_known() {
+fn nothing_is_touched_before_all_inputs_are_known_that_every_part_needs() {
     let all = [
         Input::Endpoints(endpoints()),
         Input::Nodes(nodes()),
-        Input::Agents(agents()),
         Input::Host(Arc::new(bare_host("172.30.1.12"))),
     ];
     for missing in 0..all.len() {
@@ -28,6 +28,67 @@ fn nothing_is_touched_before_all_inputs_are_known() {
             condition(&plan, "InputsUnknown").unwrap().severity,
             Severity::NotReady
         );
+    }
+}
+
+#[test]
+fn without_the_list_of_agents_all_goes_on_and_what_stands_towards_nodes_stays() {
+    for (node, ip, peer) in [
+        (WORKER, "172.30.1.12", "172.30.1.11"),
+        (GATEWAY, "172.30.1.11", "172.30.1.12"),
+    ] {
+        let known = state(node, bare_host(ip)).plan().wanted;
+        let plan = |host: &Host| {
+            let mut s = State::new(settings(node));
+            for input in [
+                Input::Endpoints(endpoints()),
+                Input::Nodes(nodes()),
+                Input::Agents(Event::Failed("403: forbidden".into())),
+                Input::Host(Arc::new(host.clone())),
+            ] {
+                s.apply(input, at(0));
+            }
+            s.plan()
+        };
+        let flood = Fdb {
+            link: "vx-submariner".into(),
+            mac: Mac::ZERO,
+            dst: peer.parse().unwrap(),
+        };
+        let mut host = bare_host(ip);
+        let fresh = plan(&host);
+        assert_eq!(fresh.wanted.neighbours, Owned::Set(BTreeSet::new()));
+        assert_eq!(fresh.wanted.fdb, Owned::Set([flood.clone()].into()));
+        let all_else = Wanted {
+            neighbours: known.neighbours.clone(),
+            fdb: known.fdb.clone(),
+            ..fresh.wanted.clone()
+        };
+        assert_eq!(all_else, known, "{node}");
+        let said = condition(&fresh, "InputsUnknown").unwrap();
+        assert_eq!(said.severity, Severity::Degraded);
+        for part in ["RouteAgents", "403: forbidden"] {
+            assert!(said.message.contains(part), "{}", said.message);
+        }
+
+        // A predecessor knew them: its entries stay.
+        for change in diff(&host, &known, &owner()).changes {
+            host.apply(&change);
+        }
+        let taken_over = plan(&host).wanted;
+        assert_eq!(taken_over.neighbours, known.neighbours, "{node}");
+        assert_eq!(taken_over.fdb, known.fdb, "{node}");
+        assert_eq!(taken_over.links, known.links, "{node}");
+        // One entry without the other leads nowhere.
+        let mut half = host.clone();
+        half.neighbours.clear();
+        assert_eq!(plan(&half).wanted.fdb, Owned::Set([flood].into()), "{node}");
+        // And its device keeps the Ethernet address that others have learned.
+        let learned = Mac([0xaa, 1, 2, 3, 4, 5]);
+        host.links.get_mut("vx-submariner").unwrap().mac = Some(learned);
+        let wanted = plan(&host).wanted;
+        let link = &wanted.links.get().unwrap()["vx-submariner"];
+        assert_eq!(link.mac, Some(learned), "{node}");
     }
 }
 
