@@ -19,7 +19,7 @@ use strait_daemon::http::Admin;
 use strait_daemon::kube::{broker_client, cluster_client};
 use strait_daemon::{Drain, Metrics, Readiness, lock, natt, ping};
 use strait_host::Change;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use crate::cable::Cable;
 use crate::gauges::Gauges;

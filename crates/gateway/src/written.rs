@@ -4,6 +4,7 @@ use kube::Client;
 use strait_core::ObjectChange;
 use strait_core::gateway::Input;
 use strait_daemon::Metrics;
+use strait_daemon::engine::Inputs;
 use strait_daemon::objects::Annotations;
 use strait_daemon::writer::{self, Report};
 use tokio::sync::{mpsc, watch};
@@ -22,7 +23,7 @@ pub(crate) fn start(
     server: Server,
     client: Client,
     metrics: Metrics,
-    inputs: mpsc::Sender<Input>,
+    inputs: Inputs<Input>,
 ) -> watch::Sender<Vec<ObjectChange>> {
     let (written, mut reports) = mpsc::unbounded_channel();
     tokio::spawn(async move {
@@ -53,6 +54,7 @@ mod tests {
 
     use strait_api::{EndpointSpec, Kind, Object};
     use strait_apiserver::Rule;
+    use strait_daemon::engine::channel;
     use strait_daemon::objects::put;
     use tokio::time::timeout;
 
@@ -68,7 +70,7 @@ mod tests {
             ..Rule::all()
         };
         let client = api.user("cluster-east", vec![rule(&["get"])]).await;
-        let (inputs, mut told) = mpsc::channel(8);
+        let (inputs, mut told) = channel(8);
         let changes = start(Server::Broker, client, Metrics::new("gateway"), inputs);
         let spec = EndpointSpec {
             cluster_id: "east".into(),

@@ -247,6 +247,7 @@ fn standing_mac(host: &Host, family: Family, outer: IpAddr) -> Option<Mac> {
         link,
         mac,
         dst: outer,
+        port: None,
     };
     host.fdb.contains(&entry).then_some(mac)
 }

@@ -71,6 +71,7 @@ fn owner() -> Owner {
         route_protocol: Some(OURS),
         rule_protocol: None,
         tables: BTreeSet::<TableId>::new(),
+        former_chains: BTreeSet::new(),
     }
 }
 
@@ -179,6 +180,7 @@ fn what_is_about_one_remote_subnet_or_tunes_leaves_a_node_ready() {
         link: "vx".to_owned(),
         mac: Mac::ZERO,
         dst: "192.0.2.1".parse().unwrap(),
+        port: None,
     });
     let mut outcome = Outcome {
         conflicts: vec![conflict],

@@ -22,14 +22,16 @@ fn marked(plan: &Plan) -> Vec<(String, String, Option<u32>)> {
         .map(|rule| {
             let (mut link, mut sources, mut mark) = (String::new(), String::new(), None);
             for statement in &rule.statements {
-                match statement {
-                    Statement::Match {
-                        value: Value::Name(name),
-                        ..
-                    } => link.clone_from(name),
-                    Statement::Lookup { set, .. } => sources.clone_from(set),
-                    Statement::SetMarkBits { value, .. } => mark = Some(*value),
-                    _ => {}
+                if let Statement::Match {
+                    value: Value::Name(name),
+                    ..
+                } = statement
+                {
+                    link.clone_from(name);
+                } else if let Statement::Lookup { set, .. } = statement {
+                    sources.clone_from(set);
+                } else if let Statement::SetMarkBits { value, .. } = statement {
+                    mark = Some(*value);
                 }
             }
             (link, sources, mark)

@@ -54,6 +54,7 @@ fn without_the_list_of_agents_all_goes_on_and_what_stands_towards_nodes_stays() 
             link: "vx-submariner".into(),
             mac: Mac::ZERO,
             dst: peer.parse().unwrap(),
+            port: None,
         };
         let mut host = bare_host(ip);
         let fresh = plan(&host);
