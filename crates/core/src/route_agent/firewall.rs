@@ -269,12 +269,14 @@ impl Let {
         }
     }
 
-    fn nft(&self) -> String {
+    /// In a table of a family, `table`; nft takes what that says already for a mistake.
+    fn nft(&self, table: &str) -> String {
         let family = nft_family(self.family());
         match self {
             Self::Net { from: true, net } => format!("{family} saddr {net}"),
             Self::Net { from: false, net } => format!("{family} daddr {net}"),
             Self::Port(_, port) => format!("udp dport {port}"),
+            Self::Link(_, link) if table != "inet" => format!("iifname {link}"),
             Self::Link(family, link) => {
                 let nfproto = match family {
                     Family::V4 => "ipv4",
@@ -398,7 +400,7 @@ fn nftables(lets: &[Let], chain: &BaseChain) -> Vec<String> {
         .map(|one| {
             format!(
                 "nft insert rule {family} {table} {name} {} accept",
-                one.nft()
+                one.nft(family)
             )
         })
         .collect()
