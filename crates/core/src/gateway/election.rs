@@ -126,6 +126,8 @@ pub struct Election {
     asking: Option<Asking>,
     nodes: BTreeMap<String, (Vec<IpAddr>, bool)>,
     secret: Vec<u8>,
+    /// So long it listens, from its beginning, before it may begin a turn.
+    listens: Duration,
     leaving: Option<Time>,
     released: bool,
     /// When processes before this one died, since the host began.
@@ -149,6 +151,7 @@ impl Election {
                 settings.port,
                 random,
             ),
+            listens: settings.timing.detection() * 2,
             settings,
             begun: None,
             role: Role::Standby,

@@ -181,6 +181,23 @@ fn one_that_dies_for_the_third_time_in_ten_seconds_or_is_not_back_in_time_is_rep
         assert_eq!(world.carriers()[0].holder, format!("n{}", 1 - active));
         world.one_carries().unwrap();
 
+        // Also where the other one is slow, and not if there is none that could.
+        for (slow, next) in [(1500, 1 - active), (9000, active)] {
+            let (mut world, same) = settled(seed);
+            assert_eq!(same, active);
+            for _ in 0..2 {
+                world.apply(&Fault::Crash(active, 20));
+                world.pass(3_000_000).unwrap();
+            }
+            world.apply(&Fault::Stop(1 - active));
+            world.apply(&Fault::Crash(active, 20));
+            world.pass(slow * 1000).unwrap();
+            world.apply(&Fault::Continue(1 - active));
+            world.pass(5_000_000).unwrap();
+            assert_eq!(world.carriers()[0].holder, format!("n{next}"));
+            world.one_carries().unwrap();
+        }
+
         let (mut world, active) = settled(seed);
         world.apply(&Fault::Crash(active, 700));
         world.pass(5_000_000).unwrap();

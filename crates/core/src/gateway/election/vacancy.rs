@@ -140,7 +140,7 @@ impl Election {
     fn has_listened(&self, now: Time) -> bool {
         let alone = !self.nodes.is_empty() && !self.mesh.has_gateways();
         let begun = self.begun.unwrap_or(now);
-        alone || begun + self.settings.timing.detection() * 2 <= now
+        alone || begun + self.listens <= now
     }
 
     /// An answer to what was asked.
