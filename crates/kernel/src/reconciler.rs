@@ -84,20 +84,22 @@ impl Reconciler {
         }
     }
 
-    /// Reads the host. Somebody's route that took the place of one of ours is not among its routes: ours is missing.
+    /// Reads the host. What is compared with the wish is that without somebody's routes that took the place of ours: there, ours are missing.
     ///
     /// # Errors
     /// What the kernel says; what was believed stays.
     pub async fn observe(&mut self) -> Result<Arc<Host>, Error> {
-        let mut host = self.kernel.observe(&self.owner.tables).await?;
+        let host = Arc::new(self.kernel.observe(&self.owner.tables).await?);
         self.altered = self.altered_in(&host);
+        let mut believed = host.clone();
         if !self.altered.is_empty() {
             let (owner, altered) = (&self.owner, &self.altered);
-            host.routes
+            Arc::make_mut(&mut believed)
+                .routes
                 .retain(|r| owner.owns_route(r) || !altered.contains(&r.key()));
         }
-        self.expected = self.believed.take();
-        Ok(self.believed.insert(Arc::new(host)).clone())
+        self.expected = self.believed.replace(believed);
+        Ok(host)
     }
 
     /// Where somebody's route stands in the place of one of ours that is wanted, and was believed to be there. One that was there before

@@ -92,6 +92,10 @@ const REMOTES: [&str; 2] = ["10.2.0.0/16", "fd02::/48"];
 
 /// A route of each family by way of a link of others.
 fn routes(metric: u32) -> Wanted {
+    routes_by(metric, ["192.0.2.1", "2001:db8::1"])
+}
+
+fn routes_by(metric: u32, vias: [&str; 2]) -> Wanted {
     let route = |(dst, via): (&str, &str)| Route {
         table: TABLE_MAIN,
         dst: dst.parse().unwrap(),
@@ -106,7 +110,6 @@ fn routes(metric: u32) -> Wanted {
             src: None,
         },
     };
-    let vias = ["192.0.2.1", "2001:db8::1"];
     Wanted {
         routes: Owned::Set(REMOTES.into_iter().zip(vias).map(route).collect()),
         ..nothing()
@@ -179,10 +182,8 @@ fn a_route_that_somebody_alters_is_restored_until_it_is_contended_and_then_later
             tokio::time::sleep(std::time::Duration::from_millis(210)).await;
         }
         assert_eq!(contended.len(), 2, "{contended:?}");
-        // It is still ours: as soon as it is tried again, for which a new wish serves here, it is restored.
-        let mut other = wanted.clone();
-        other.sysctls =
-            BTreeMap::from([("net/ipv4/conf/out0/forwarding".to_owned(), "1".to_owned())]);
+        // It is still ours: as soon as it is tried again, for which another wish of it serves here, it is restored.
+        let other = routes_by(77, ["192.0.2.2", "2001:db8::2"]);
         look(&mut reconciler, &other).await;
         assert_eq!(links_of(&ns), [["out0"], ["out0"]]);
     })

@@ -71,6 +71,10 @@ fn a_node_that_cannot_list_route_agents_reaches_other_clusters_and_says_so() {
         assert!(!floods(&lab, node) && entries.len() >= 2, "{entries:?}");
     }
 
+    // Who runs meanwhile may hear of a node's object that it is gone.
+    for node in NODES {
+        lab.kill(node, Role::RouteAgent).expect("it ends");
+    }
     api("DELETE", &one, &Value::Null);
     for node in NODES {
         lab.restart(node, Role::RouteAgent).expect("it starts");

@@ -209,3 +209,43 @@ fn what_is_dropped_all_the_same_is_named_with_the_command() {
         "{xt}"
     );
 }
+
+#[test]
+fn on_the_gateway_the_command_lets_in_what_comes_by_the_nodes_vxlan() {
+    let mut host = asked(host_with_cni("172.30.1.11", "10.1.1.1"));
+    host.links
+        .insert(CABLE_VXLAN.into(), link(LinkKind::Other("vxlan".into())));
+    let mut s = state(GATEWAY, host);
+    let comment = "IPv4 from pods of other nodes before routing";
+    // nft refuses to name the family where a table has one only.
+    for (family, command) in [
+        (
+            "ip",
+            "nft insert rule ip t early iifname vx-submariner accept",
+        ),
+        (
+            "inet",
+            "nft insert rule inet t early meta nfproto ipv4 iifname vx-submariner accept",
+        ),
+    ] {
+        let chain = BaseChain {
+            family,
+            table: "t".to_owned(),
+            name: "early".to_owned(),
+            hook: Hook::Prerouting,
+            priority: 0,
+            nat: false,
+            drops: false,
+        };
+        let counted = |chain: &str, n| ((chain.to_owned(), comment.to_owned()), n);
+        let seen = Filtering {
+            chains: vec![chain],
+            counted: [counted(EARLY_FIRST, 10), counted(EARLY_LAST, 0)].into(),
+            ..Filtering::default()
+        };
+        s.apply(Input::Filtering(seen), at(1000));
+        let plan = s.plan();
+        let message = &condition(&plan, "PreroutingDrop").unwrap().message;
+        assert!(message.contains(command), "{message}");
+    }
+}
