@@ -7,11 +7,13 @@
 
 mod common;
 
-use common::joined;
+use std::time::Duration;
+
 use common::takeover::{
-    FIRST, FROM, PATIENCE, SECOND, SUBMARINER, TO, all_is_well, gap_within, list, one_is_active,
-    other, standby_is_known, terminate, through_flow,
+    FIRST, FROM, SECOND, SUBMARINER, TO, all_is_well, gap_within, list, one_is_active, other,
+    standby_is_known, terminate, through_flow,
 };
+use common::{binary, name};
 use serde_json::Value;
 use strait_lab::{Cable, Flow, Lab, Options, Role, Wireguard};
 
@@ -28,6 +30,8 @@ const HELLO: [(&str, &str); 2] = [
     ("STRAIT_HELLO_INTERVAL_MS", "200"),
     ("STRAIT_HELLO_MULTIPLIER", "10"),
 ];
+/// How long all processes may take to start.
+const PATIENCE: Duration = Duration::from_secs(180);
 /// The silence, and what comes after. Where nobody watches, it would be 15 s and more.
 const TAKEN_OVER_MS: f64 = 12000.0;
 /// Nobody's silence is waited for; what the other side is told takes its time.
@@ -46,6 +50,7 @@ fn kind(lab: &Lab, node: &str) -> String {
 /// Two clusters with two gateways each, east's of the first kind and west's of the second.
 fn lab(purpose: &str, [east, west]: [Wireguard; 2]) -> Lab {
     let options = Options {
+        name: name(purpose),
         gateways: 2,
         cable: Cable::Wireguard,
         wireguard: vec![east, west],
@@ -54,7 +59,9 @@ fn lab(purpose: &str, [east, west]: [Wireguard; 2]) -> Lab {
             .to_vec(),
         ..Options::default()
     };
-    let lab = joined(purpose, options);
+    let lab = Lab::up(&options, binary(), |_| ()).expect("the lab starts");
+    lab.wait_until_joined(PATIENCE)
+        .expect("the clusters are joined");
     for (cluster, whose) in [("east", east), ("west", west)] {
         let expected = if whose == Wireguard::Kernel {
             "wireguard"
@@ -80,10 +87,10 @@ fn ready(lab: &Lab) -> String {
 /// Everything that can end a gateway of east, one after the other.
 fn every_end(purpose: &str, whose: [Wireguard; 2]) {
     let lab = lab(purpose, whose);
-    let name = |what: &str| format!("{what}, {} to {}", whose[0], whose[1]);
+    let told = |what: &str| format!("{what}, {} to {}", whose[0], whose[1]);
 
     let before = ready(&lab);
-    let report = through_flow(&lab, &flow(), &name("asked to end"), AFTER, || {
+    let report = through_flow(&lab, &flow(), &told("asked to end"), AFTER, || {
         terminate(&lab, &before)
     });
     gap_within(&report, HANDED_OVER_MS);
@@ -91,7 +98,7 @@ fn every_end(purpose: &str, whose: [Wireguard; 2]) {
     lab.restart(&before, Role::Gateway).expect("it starts");
 
     let before = ready(&lab);
-    let report = through_flow(&lab, &flow(), &name("process killed"), AFTER, || {
+    let report = through_flow(&lab, &flow(), &told("process killed"), AFTER, || {
         lab.kill(&before, Role::Gateway).expect("it ends");
     });
     gap_within(&report, TAKEN_OVER_MS);
@@ -99,7 +106,7 @@ fn every_end(purpose: &str, whose: [Wireguard; 2]) {
     lab.restart(&before, Role::Gateway).expect("it starts");
 
     let before = ready(&lab);
-    let report = through_flow(&lab, &flow(), &name("node without power"), AFTER, || {
+    let report = through_flow(&lab, &flow(), &told("node without power"), AFTER, || {
         lab.power_off(&before).expect("it is off");
     });
     gap_within(&report, TAKEN_OVER_MS);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use strait_lab::{Flow, FlowReport, Lab, Probe, Role};
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const SUBMARINER: &str = "/apis/submariner.io/v1/namespaces/submariner-operator";
 pub(crate) const LEASE: &str =
     "/apis/coordination.k8s.io/v1/namespaces/submariner-operator/leases/submariner-gateway-lock";
