@@ -89,25 +89,34 @@ fn place(found: &[Found]) -> usize {
 }
 
 fn rules(socket: &mut Socket, id: &TableId, chain: &str) -> Result<Vec<Found>, Error> {
+    let messages = rules_of(socket, id, chain)?;
+    let found = messages.iter().filter_map(|m| decode(m.attrs(FIXED)));
+    Ok(found.collect())
+}
+
+/// The kernel's messages about the rules of a chain; none where that is not there.
+pub(super) fn rules_of(
+    socket: &mut Socket,
+    id: &TableId,
+    chain: &str,
+) -> Result<Vec<Message>, Error> {
     let mut request = begin(GET_RULE, 0, id);
     request.text(RULE_TABLE, &id.name).text(RULE_CHAIN, chain);
-    let messages = match socket.dump(&request, "nftables rules") {
+    let mut messages = match socket.dump(&request, "nftables rules") {
         Err(Error::Kernel {
             errno: Errno::ENOENT,
             ..
         }) => Vec::new(),
         other => other?,
     };
-    let of_chain = messages.iter().filter(|message| {
+    messages.retain(|message| {
         let attrs = message.attrs(FIXED);
         let is = |kind, name: &str| attrs.find(kind).map(text_of).as_deref() == Some(name);
         message.body.first() == Some(&family(id.family))
             && is(RULE_TABLE, &id.name)
             && is(RULE_CHAIN, chain)
     });
-    Ok(of_chain
-        .filter_map(|message| decode(message.attrs(FIXED)))
-        .collect())
+    Ok(messages)
 }
 
 fn decode(attrs: Attrs<'_>) -> Option<Found> {

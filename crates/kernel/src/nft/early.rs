@@ -2,16 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use nix::errno::Errno;
 use strait_host::nft::{Field, Hook, Rule, Statement, TableFamily, TableId, Value};
 use strait_host::{BaseChain, Family};
 
 use crate::error::Error;
-use crate::nft::accepts::POLICIES;
+use crate::nft::accepts::{POLICIES, rules_of};
 use crate::nft::expression::Expression;
-use crate::nft::message::{
-    FIXED, GET_RULE, RULE_CHAIN, RULE_EXPRESSIONS, RULE_TABLE, begin, family,
-};
+use crate::nft::message::{FIXED, RULE_EXPRESSIONS};
 use crate::nft::{foreign, object};
 use crate::socket::Socket;
 use crate::wire::{Attrs, Message, be32_of, text_of};
@@ -82,34 +79,18 @@ fn early(chain: &BaseChain) -> Option<(TableId, &'static [Family])> {
 
 /// A chain's rules. One that is gone has none.
 fn rules(socket: &mut Socket, id: &TableId, chain: &str) -> Result<Vec<Found>, Error> {
-    let mut request = begin(GET_RULE, 0, id);
-    request.text(RULE_TABLE, &id.name).text(RULE_CHAIN, chain);
-    let messages = match socket.dump(&request, "nftables rules") {
-        Err(Error::Kernel {
-            errno: Errno::ENOENT,
-            ..
-        }) => return Ok(Vec::new()),
-        other => other?,
-    };
-    let of_chain = messages.iter().filter(|message| {
+    let messages = rules_of(socket, id, chain)?;
+    let found = messages.iter().map(|message| {
         let attrs = message.attrs(FIXED);
-        let is = |kind, name: &str| attrs.find(kind).map(text_of).as_deref() == Some(name);
-        message.body.first() == Some(&family(id.family))
-            && is(RULE_TABLE, &id.name)
-            && is(RULE_CHAIN, chain)
+        let list = attrs.inside(RULE_EXPRESSIONS).unwrap_or(Attrs(&[]));
+        let next = Expression::decode_all(list).into_iter();
+        Found {
+            rule: object::decode_rule(attrs),
+            asks: asks(list),
+            next: next.filter_map(to).collect(),
+        }
     });
-    Ok(of_chain
-        .map(|message| {
-            let attrs = message.attrs(FIXED);
-            let list = attrs.inside(RULE_EXPRESSIONS).unwrap_or(Attrs(&[]));
-            let next = Expression::decode_all(list).into_iter();
-            Found {
-                rule: object::decode_rule(attrs),
-                asks: asks(list),
-                next: next.filter_map(to).collect(),
-            }
-        })
-        .collect())
+    Ok(found.collect())
 }
 
 /// The chain that a verdict leads to.
