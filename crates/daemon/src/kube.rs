@@ -13,7 +13,7 @@ pub(crate) mod scripted;
 mod transport;
 mod watch;
 
-pub use broker::{BROKER, BrokerSettings, broker_client};
+pub use broker::{BROKER, BrokerSettings, broker_client, mounted};
 pub use client::{ClientError, cluster_client, site_client};
 pub use proxy::{Access, Proxies};
 pub use watch::{Change, Item, Watch};

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use strait_cable::Preshared;
+use strait_daemon::kube::mounted;
 
 /// Where the operator mounts Secrets (upstream `pkg/psk`).
 const SECRETS: &str = "/var/run/secrets/submariner.io";
@@ -75,14 +76,7 @@ impl Passphrase {
 /// # Errors
 /// If it is neither.
 pub(crate) fn directory(value: &str) -> Result<PathBuf, String> {
-    let path = Path::new(value);
-    if path.is_absolute() {
-        return Ok(path.to_owned());
-    }
-    if value.contains('/') || value.starts_with('.') {
-        return Err("is no name of a Secret".to_owned());
-    }
-    Ok(Path::new(SECRETS).join(value))
+    mounted(Path::new(SECRETS), value)
 }
 
 /// Upstream takes the octets of a Secret as base64 text, which is what a variable holds.

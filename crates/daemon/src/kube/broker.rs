@@ -285,6 +285,14 @@ fn checked(pem: Vec<u8>) -> Result<Vec<u8>, String> {
 }
 
 fn directory(value: &str) -> Result<PathBuf, String> {
+    mounted(Path::new(SECRETS), value)
+}
+
+/// The directory of a mounted Secret: by its name, below where such are mounted, or by its path.
+///
+/// # Errors
+/// If it is neither.
+pub fn mounted(below: &Path, value: &str) -> Result<PathBuf, String> {
     let path = Path::new(value);
     if path.is_absolute() {
         return Ok(path.to_owned());
@@ -292,7 +300,7 @@ fn directory(value: &str) -> Result<PathBuf, String> {
     if value.contains('/') || value.starts_with('.') {
         return Err("is no name of a Secret".to_owned());
     }
-    Ok(Path::new(SECRETS).join(value))
+    Ok(below.join(value))
 }
 
 #[cfg(test)]
